@@ -1,0 +1,173 @@
+"""Every limit, timeout and policy, with its unit, its default and the reason for it.
+
+Nothing else in the library takes a limit: a function that needs one takes a `Config`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Final
+
+__all__ = ["Config", "Deflate"]
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+# Bounds that no program has a reason to move. Sources: section 3.5 of the design notes in docs/.
+MAX_HEAD_BYTES: Final = 16 * KIB
+MAX_HEAD_LINES: Final = 128
+MAX_INTERIM_RESPONSES: Final = 16
+MAX_REJECTION_BODY: Final = 64 * KIB
+MAX_INFLATE_RESTARTS: Final = 64
+# The inbox when the program has turned the message limit off.
+UNLIMITED_INBOX_BYTES: Final = MIB
+# What one task may parse before the others run.
+MAX_FRAMES_PER_TURN: Final = 256
+# Messages handed out from the inbox before `receive` yields to the scheduler.
+MAX_RECEIVES_PER_TURN: Final = 64
+# What one read takes from the stream; also what one write hands to it, so that a write of any
+# size shows progress to `write_timeout` at least this often.
+CHUNK_BYTES: Final = 64 * KIB
+# Seconds that a peer which needs no more from us has to end its half of TLS and TCP.
+LINGER: Final = 1.0
+# Seconds for the one attempt at a Close of a `close` that was cancelled before it went out.
+LAST_ATTEMPT: Final = 0.1
+# Seconds after a `receive` until the connection reads ahead on its own, where nobody has called
+# it again: long enough to cost a busy connection nothing, short for answering a ping.
+IDLE_AFTER: Final = 0.05
+
+
+def _check_range(name: str, value: object, low: int, high: int | None) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+    if value < low or (high is not None and value > high):
+        bounds = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise ValueError(f"{name} must be {bounds}, not {value}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deflate:
+    """How messages are compressed (permessage-deflate, RFC 7692).
+
+    level:
+        zlib's level for what is sent, 0 to 9. Default 6, zlib's own.
+    window_bits:
+        Base-2 logarithm of our compressor's window, 9 to 15. Default 12: 4 KiB of history
+        compresses JSON nearly as well as 32 KiB do, at an eighth of the memory per connection.
+    mem_level:
+        zlib's memory level for what is sent, 1 to 9. Default 5, which suits that window.
+    threshold:
+        Bytes; shorter messages are sent as they are. Default 64: below it the frame seldom
+        gets smaller, and each costs microseconds.
+    context_takeover:
+        Keep our compressor's history from one message to the next. Default true: similar
+        messages compress far better. False saves its memory between messages.
+    peer_context_takeover:
+        Allow the peer to keep its history. Default true. False asks it not to, which saves the
+        inflating context between messages.
+    peer_window_bits:
+        Base-2 logarithm of the largest window that the peer may use, 9 to 15; ``None``, the
+        default, leaves it to the peer: naming a number makes some gateways refuse the handshake.
+    """
+
+    level: int = 6
+    window_bits: int = 12
+    mem_level: int = 5
+    threshold: int = 64
+    context_takeover: bool = True
+    peer_context_takeover: bool = True
+    peer_window_bits: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_range("level", self.level, 0, 9)
+        _check_range("window_bits", self.window_bits, 9, 15)
+        _check_range("mem_level", self.mem_level, 1, 9)
+        _check_range("threshold", self.threshold, 0, None)
+        if self.peer_window_bits is not None:
+            _check_range("peer_window_bits", self.peer_window_bits, 9, 15)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Limits, timeouts and policies of a connection or a server.
+
+    Sizes are in bytes, times in seconds; ``None`` turns a limit or a timer off. Limits bound
+    what is received, never what is sent.
+
+    max_message_size:
+        A received message, counted after inflating. Default 1 MiB. Excess closes with 1009.
+    max_frame_size:
+        A received frame, judged from its header alone, before a byte of its payload is kept.
+        Default ``None``: the message limit holds for the frame, and 5 % + 1 KiB more for a
+        compressed one, since incompressible data grows. Excess closes with 1009.
+    max_fragments:
+        Fragments of one received message, empty ones included. Default 4096. Excess closes
+        with 1009.
+    inbox_size:
+        Received messages that wait for `receive`. Default 16; `max_message_size` bounds the
+        same inbox in bytes. When it is full, reading pauses and TCP holds the peer back. Then
+        our answers to the peer's pings wait too, behind the unread messages, and a peer with a
+        keepalive of its own may give up: receive, or raise this.
+    handshake_timeout:
+        The opening handshake as a whole: connecting, TLS and HTTP. Default 10 s.
+    close_timeout:
+        The closing handshake as a whole, from asking for it to the closed socket: a write that
+        is in the way, the peer's answer, TLS and TCP. Default 10 s. After it the stream is cut.
+    cancel_grace:
+        What the closing handshake may take when the `async with` ends by cancellation or an
+        exception. Default 1 s: enough for a Close to reach anybody who reads. 0 turns it off.
+    drain_timeout:
+        What the handlers of a server have to end in when it is closed. Default 10 s. After it
+        they are cancelled.
+    write_timeout:
+        A write during which the peer takes nothing. Default 20 s. After it the connection is
+        broken.
+    ping_interval:
+        Silence of the peer before it is asked for a sign of life. Default 20 s: proxies cut
+        idle connections after 30 s and more.
+    ping_timeout:
+        What it has to answer in; any byte is an answer. Default 20 s. After it the connection
+        is broken.
+    compression:
+        A `Deflate`, or ``None`` to neither offer nor accept compression.
+    """
+
+    max_message_size: int | None = MIB
+    max_frame_size: int | None = None
+    max_fragments: int | None = 4096
+    inbox_size: int | None = 16
+    handshake_timeout: float | None = 10.0
+    close_timeout: float | None = 10.0
+    cancel_grace: float = 1.0
+    drain_timeout: float | None = 10.0
+    write_timeout: float | None = 20.0
+    ping_interval: float | None = 20.0
+    ping_timeout: float | None = 20.0
+    compression: Deflate | None = Deflate()
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "compression":
+                if value is not None and not isinstance(value, Deflate):
+                    raise TypeError(
+                        f"compression must be a Deflate or None, not {type(value).__name__}"
+                    )
+            elif value is None:
+                if field.name == "cancel_grace":
+                    raise TypeError("cancel_grace must be a number of seconds; 0 turns it off")
+            elif field.name.endswith(("_size", "_fragments")):
+                _check_range(field.name, value, 1, None)
+            elif isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise TypeError(
+                    f"{field.name} must be a number of seconds, not {type(value).__name__}"
+                )
+            elif not value >= 0 or (value == 0 and field.name.startswith("ping_")):
+                raise ValueError(f"{field.name} must be a positive number of seconds, not {value}")
+
+    @property
+    def inbox_bytes(self) -> int:
+        """How many bytes of messages may wait: the message limit, or 1 MiB where that is off."""
+        if self.max_message_size is None:
+            return UNLIMITED_INBOX_BYTES
+        return self.max_message_size

@@ -1,0 +1,86 @@
+"""Every exception of the library's own. Each says what happened and whose doing it was."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from anyio import BrokenResourceError, ClosedResourceError, EndOfStream
+
+if TYPE_CHECKING:
+    from ._close import Closure
+    from ._protocol.http import Response
+
+__all__ = [
+    "ClosedByPeer",
+    "ClosedByUs",
+    "ClosedWithError",
+    "ConnectionBroken",
+    "ConnectionClosed",
+    "HandshakeError",
+    "HandshakeInvalid",
+    "HandshakeRejected",
+    "HandshakeTimeout",
+    "InvalidURL",
+    "WebSocketError",
+]
+
+
+class WebSocketError(Exception):
+    """The base of every exception that only this library raises."""
+
+
+class InvalidURL(WebSocketError, ValueError):
+    """The caller's URL is not one of a WebSocket (RFC 6455, section 3). Nothing was sent."""
+
+
+class HandshakeError(WebSocketError):
+    """The opening handshake did not succeed: the connection was never open."""
+
+
+class HandshakeRejected(HandshakeError):
+    """The server understood and answered with another status than 101.
+
+    ``response`` has its status, its headers and its body, the latter cut at a bound.
+    """
+
+    def __init__(self, response: Response) -> None:
+        self.response = response
+        super().__init__(f"the server refused the WebSocket: {response.describe()}")
+
+
+class HandshakeInvalid(HandshakeError):
+    """The peer's half of the handshake broke HTTP or RFC 6455; the message says where."""
+
+
+class HandshakeTimeout(HandshakeError, TimeoutError):
+    """The handshake was not over after ``Config.handshake_timeout`` seconds."""
+
+
+class ConnectionClosed(WebSocketError):
+    """The connection is closed or closing: no more can be sent, or no more received.
+
+    ``closure`` tells how it ended. Every raise has an instance of its own.
+    """
+
+    # Of which connection, for whoever has to tell: see `Protocol.token`.
+    _token: object = None
+
+    def __init__(self, closure: Closure) -> None:
+        self.closure = closure
+        super().__init__(closure.cause)
+
+
+class ClosedByPeer(ConnectionClosed, EndOfStream, BrokenResourceError):
+    """The peer closed with 1000, 1001 or no code: ``async for`` just ends."""
+
+
+class ClosedWithError(ConnectionClosed, BrokenResourceError):
+    """The peer closed properly, with a code that reports an error or one of the application's."""
+
+
+class ClosedByUs(ConnectionClosed, ClosedResourceError):
+    """This side had closed the connection before."""
+
+
+class ConnectionBroken(ConnectionClosed, BrokenResourceError):
+    """No closing handshake: a violation, a limit, a lost network or a write that stalled."""
