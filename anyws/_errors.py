@@ -62,7 +62,7 @@ class ConnectionClosed(WebSocketError):
     ``closure`` tells how it ended. Every raise has an instance of its own.
     """
 
-    # Of which connection, for whoever has to tell: see `Protocol.token`.
+    # Of which connection, for whoever has to tell: see `Ending.is_told_by`.
     _token: object = None
 
     def __init__(self, closure: Closure) -> None:

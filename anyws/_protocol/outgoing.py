@@ -1,0 +1,56 @@
+"""What a program may send: checked, and safe from change, before anything else happens."""
+
+from __future__ import annotations
+
+__all__ = ["as_binary", "as_message", "as_text"]
+
+
+def as_message(item: object) -> str | bytes:
+    """Return the message to send: `str` for a text message, `bytes` for a binary one."""
+    if isinstance(item, str):
+        return as_text(item)
+    return as_binary(item)
+
+
+def as_text(data: object, errors: str = "strict") -> str:
+    """Return the text of a text message."""
+    if errors not in {"strict", "replace"}:
+        raise ValueError(f"errors must be 'strict' or 'replace', not {errors!r}")
+    if not isinstance(data, str):
+        try:
+            return str(as_binary(data), "utf-8", errors)
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"the bytes of the text message are not UTF-8: {error.reason} at {error.start}"
+            ) from None
+    if not data.isascii():
+        try:
+            data.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                "the text message cannot be sent: it has a lone surrogate, "
+                f"{data[error.start]!a}, at index {error.start}"
+            ) from None
+    return data
+
+
+def as_binary(data: object) -> bytes:
+    """Return the bytes of a binary message."""
+    if isinstance(data, bytes):
+        return data
+    if isinstance(data, bytearray):
+        return bytes(data)
+    if isinstance(data, memoryview):
+        # len() of other formats counts items, not bytes: what was meant is the caller's to say.
+        if data.itemsize != 1:
+            raise TypeError(
+                f"the memoryview has items of {data.itemsize} bytes (format {data.format!r}): "
+                'send view.cast("B") for its bytes'
+            )
+        return data.tobytes()
+    if isinstance(data, str):
+        return as_text(data).encode()
+    raise TypeError(
+        "a message must be str, bytes, bytearray or memoryview, not "
+        f"{type(data).__module__}.{type(data).__qualname__}"
+    )

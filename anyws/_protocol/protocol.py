@@ -1,0 +1,485 @@
+"""One connection after the opening handshake: bytes in, messages out; messages in, bytes out.
+
+wsproto is the engine: it parses and builds frames, joins extensions and frames, and judges every
+violation. This module does once, for every face, what wsproto leaves to its callers: limits from
+the head alone, answering pings, the closing handshake, joining fragments, codes, and turning its
+quiet failure (an event, while its state stays OPEN) into a state of ours.
+
+**State.** Each end has a half, and the pair decides what happens next. There is no other state:
+
+====================  =======================  ============================  ====================
+ours \\ theirs         OPEN                     CLOSED (their Close came)     FAILED
+====================  =======================  ============================  ====================
+OPEN                  anything may be sent     answer with Close,            a violation: send
+                                               nothing else                  Close, then end;
+                                                                             end of stream: end
+CLOSED (Close sent)   send nothing; read       the server closes the         end
+                      until their Close        stream, the client waits
+                                               for that
+FAILED (a write was   abort                    abort                         abort
+cut short)
+====================  =======================  ============================  ====================
+
+**Reading.** `receive_data` keeps a chunk, `parse` works through what is kept. Parsing stops where
+the inbox is full, after a bounded number of frames and bytes (`has_unparsed` then says that there
+is more), and, where the caller asks for it, after each message: whoever reads one message at a
+time meets a violation only behind the messages in front of it. A frame is handed to the engine
+when it is whole; only a reader that streams gets an incomplete one. A head that looks wrong goes
+to the engine alone, for its verdict.
+
+**Writing.** `encode` returns the bytes of one data frame. Control frames gather in `replies` and
+go out before the next data frame: whoever writes takes them first. Nothing may be awaited between
+taking bytes from here and handing them to the network: order of encoding is order on the wire.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING
+
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
+from wsproto.frame_protocol import CloseReason
+
+from .._close import (
+    MAX_REASON_BYTES,
+    Close,
+    CloseCode,
+    Role,
+    is_wire_code,
+)
+from .._config import CHUNK_BYTES, MAX_FRAMES_PER_TURN, MIB, Config
+from .ending import By, Ending
+from .frames import CLOSE, CONTINUATION, Head, peek, unmask_control
+from .inbox import Inbox
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wsproto.events import Event
+
+    from .._errors import ConnectionClosed
+    from .deflate import PerMessageDeflate
+
+__all__ = ["Half", "Protocol"]
+
+
+class Half(enum.Enum):
+    """One end's half of the connection."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+    FAILED = "failed"
+
+
+# Section 7.4.1 of RFC 6455 has a reading for a Close without a code.
+_NO_CODE = Close(CloseCode.NO_STATUS_RECEIVED)
+# Two bytes that no end accepts, whatever its role: a reserved opcode. They end wsproto's parser.
+_INVALID_FRAME = b"\x83\x00"
+# Milliseconds at most, and only where the end came within a frame.
+_MAX_FILLER = 4 * MIB
+
+
+class Protocol:
+    """The state of one connection. Not for concurrent use by threads; it never waits."""
+
+    def __init__(
+        self, role: Role, config: Config, deflate: PerMessageDeflate | None = None
+    ) -> None:
+        self.role = role
+        self.ours = Half.OPEN
+        self.theirs = Half.OPEN
+        self.ending = Ending()
+        self.inbox = Inbox(config.inbox_size, config.inbox_bytes)
+        # Called with the payload of each pong.
+        self.on_pong: Callable[[bytes], None] | None = None
+        # Set by the writer while a write does not get on; see `_reply_to_ping`.
+        self.write_blocked = False
+        self.in_message = False  # a message of ours is begun and not ended
+        self._config = config
+        self._deflate = deflate
+        self._engine = Connection(
+            ConnectionType.CLIENT if role is Role.CLIENT else ConnectionType.SERVER,
+            [] if deflate is None else [deflate],
+        )
+        self._replies: list[tuple[type[Event], bytes]] = []
+        # Reading. The invariant: `_buffer` starts with the head of a frame, unless `_passing`.
+        self._buffer = bytearray()
+        self._head: Head | None = None  # of the first frame in the buffer, checked
+        self._passing = 0  # bytes still to come of a frame whose start the engine has
+        self._out_of_turn = False  # there may be more to parse in the buffer
+        self._eof = False  # nothing follows what is in the buffer
+        self._eof_error: Exception | None = None
+        # The message being received: what its limits need.
+        self._fragments = 0
+        self._message_bytes = 0
+        self._compressed = False
+
+    # --- What it is like ---
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do but to close the stream (the corners of the table)."""
+        if self.ours is Half.FAILED:
+            return True
+        return self.theirs is Half.FAILED or (
+            self.theirs is Half.CLOSED and self.ours is Half.CLOSED
+        )
+
+    @property
+    def extensions(self) -> tuple[str, ...]:
+        """The names of the extensions in use."""
+        return () if self._deflate is None else (self._deflate.name,)
+
+    @property
+    def has_unparsed(self) -> bool:
+        """Whether `parse` would get on without more data."""
+        return self._out_of_turn
+
+    @property
+    def reading(self) -> bool:
+        """Whether more data from the peer would mean anything."""
+        return self.theirs is Half.OPEN
+
+    @property
+    def receivable(self) -> bool:
+        """Whether another message may come to a reader that finds none in the inbox."""
+        return self.theirs is Half.OPEN and not self.inbox.discarding
+
+    @property
+    def wants_room(self) -> bool:
+        """Whether the data kept here already waits for the inbox; then reading has to pause."""
+        buffered = len(self._buffer)
+        return self.inbox.too_far_ahead or (
+            buffered > 0
+            and self._config.max_message_size is None
+            and self.ours is Half.OPEN
+            and buffered + self.inbox.partial_bytes >= self._config.inbox_bytes
+        )
+
+    def exception(self, *, receiving: bool = False) -> ConnectionClosed:
+        """Return a new exception for a call that the end of the connection makes impossible."""
+        return self.ending.exception(delivered=receiving and not self.inbox.discarding)
+
+    # --- Reading ---
+
+    def receive_data(self, data: bytes) -> None:
+        """Keep a chunk for `parse`; after the end it is dropped."""
+        if self.theirs is Half.OPEN:
+            self._buffer += data
+            self._out_of_turn = True
+
+    def receive_eof(self, error: Exception | None = None) -> None:
+        """Take note that nothing will follow: end of stream, or `error` of the network.
+
+        What was received before comes first, also where a full inbox holds it up.
+        """
+        if self.theirs is Half.OPEN and not self._eof:
+            self._eof = True
+            self._eof_error = error
+            if not self._out_of_turn:
+                self._end_of_stream()
+
+    def _end_of_stream(self) -> None:
+        self.theirs = Half.FAILED
+        self.ending.note_loss(self._eof_error, "the peer ended the stream without a Close")
+        self._stop_reading()
+
+    def parse(self, *, one_message: bool = False) -> None:
+        """Work through what was received, up to a bound; see the head of this module."""
+        buffered = len(self._buffer)
+        for _ in range(MAX_FRAMES_PER_TURN):
+            if self.theirs is not Half.OPEN:
+                return
+            if self.inbox.full:
+                break
+            if not self._parse_frame():
+                self._out_of_turn = False
+                if self._eof:
+                    self._end_of_stream()
+                return
+            if one_message and self.inbox.available:
+                break
+            if buffered - len(self._buffer) >= CHUNK_BYTES:
+                break
+        self._out_of_turn = self.theirs is Half.OPEN
+
+    def _parse_frame(self) -> bool:
+        """Hand the first frame in the buffer to the engine; tell whether there was one."""
+        buffer = self._buffer
+        if self._passing:
+            return self._pass_on(len(buffer))
+        head = self._head
+        if head is None:
+            head = peek(buffer, self.role, compression=self._deflate is not None)
+            if head is None:
+                return False
+            if not head.plain:
+                # Only its head: the engine needs no more to refuse it.
+                self._passing = head.size + head.length
+                return self._pass_on(head.size)
+            if not self._within_limits(head):
+                return True
+            self._head = head
+        size = head.size + head.length
+        if len(buffer) < size:
+            as_it_comes = self.inbox.streaming or self.inbox.discarding
+            if as_it_comes and not head.is_control and len(buffer) > head.size:
+                self._head = None
+                self._passing = size
+                return self._pass_on(len(buffer))
+            return False
+        self._head = None
+        if head.opcode == CLOSE:
+            return self._receive_close(head)
+        self._passing = size
+        return self._pass_on(size)
+
+    def _pass_on(self, size: int) -> bool:
+        """Hand the engine up to `size` bytes of the frame at the start of the buffer.
+
+        A large frame goes in pieces: its copies are then never all there at once.
+        """
+        size = min(size, self._passing, CHUNK_BYTES)
+        if not size:
+            return False
+        # Not kept in a variable: the engine copies it, and a message may be large.
+        self._engine.receive_data(bytes(memoryview(self._buffer)[:size]))
+        del self._buffer[:size]
+        self._passing -= size
+        for event in self._engine.events():
+            if isinstance(event, (TextMessage, BytesMessage)):
+                self.inbox.add(_plain(event.data), finished=event.message_finished)
+                if event.message_finished:
+                    self._fragments = self._message_bytes = 0
+            elif isinstance(event, Ping):
+                self._reply_to_ping(bytes(event.payload))
+            elif isinstance(event, Pong):
+                if self.on_pong is not None:
+                    self.on_pong(bytes(event.payload))
+            elif isinstance(event, CloseConnection):
+                # Their Close frames never get here, so this is the engine's word for a violation.
+                self._fail_on_violation(int(event.code), event.reason or "")
+        return True
+
+    def _within_limits(self, head: Head) -> bool:
+        """Check the frame's size and number before its payload is kept (RFC 6455, 10.4)."""
+        if head.is_control or self.inbox.discarding:
+            return True
+        config = self._config
+        if head.opcode != CONTINUATION:
+            self._fragments = self._message_bytes = 0
+            self._compressed = head.rsv1
+        self._fragments += 1
+        if config.max_fragments is not None and self._fragments > config.max_fragments:
+            self.fail(
+                Close(CloseCode.MESSAGE_TOO_BIG, f"more than {config.max_fragments} fragments")
+            )
+            return False
+        self._message_bytes += head.length
+        # A compressed message is judged by what it inflates to; on the wire its frames may be a
+        # little larger than that, since data that does not compress grows.
+        size = head.length if self._compressed else self._message_bytes
+        return self._check_size("frame", config.max_frame_size, head.length) and self._check_size(
+            "message", config.max_message_size, size
+        )
+
+    def _check_size(self, kind: str, limit: int | None, size: int) -> bool:
+        if limit is None or size <= limit + (limit // 20 + 1024 if self._compressed else 0):
+            return True
+        self.fail(Close(CloseCode.MESSAGE_TOO_BIG, f"the {kind} is larger than {limit} bytes"))
+        return False
+
+    def _reply_to_ping(self, payload: bytes) -> None:
+        if self.ours is not Half.OPEN:
+            return
+        if self.write_blocked:
+            # RFC 6455, section 5.5.3: of several pings, the latest may be all that is answered.
+            self._replies = [reply for reply in self._replies if reply[0] is not Pong]
+        self._reply(Pong(payload))
+
+    def _reply(self, event: Event) -> None:
+        self._replies.append((type(event), self._engine.send(event)))
+
+    # --- Closing ---
+
+    def _receive_close(self, head: Head) -> bool:
+        """Read a whole Close frame; wsproto would refuse code 1014, which IANA has registered."""
+        size = head.size + head.length
+        payload = unmask_control(self._buffer[:size], head)
+        try:
+            close = _decode_close(payload)
+        except UnicodeDecodeError:
+            self.fail(Close(CloseCode.INVALID_DATA, "the close reason is not UTF-8"))
+            return True
+        if close is None:
+            self._passing = size
+            return self._pass_on(size)
+        self.theirs = Half.CLOSED
+        self.ending.received = close
+        if self.ours is Half.OPEN:
+            self.ending.by = By.PEER
+            # RFC 6455, section 5.5.1: answered with the same code. A Close without a code is
+            # answered by one without; an answer of ours never repeats their reason.
+            self._send_close(Close(close.code))
+        elif self.ending.sent is None:
+            # The write failed because they had closed: that is what to report.
+            self.ending.by = By.PEER
+        self._stop_reading()
+        return True
+
+    def close(self, close: Close, *, deliver: bool = False, because: str = "") -> None:
+        """Start the closing handshake, unless it has begun. What comes is dropped, or delivered.
+
+        The Close is among the replies afterwards. `because` is added to the cause.
+        """
+        if self.sendable:
+            self.ending.note(By.US, because)
+            self._send_close(close)
+        if self.ending.by is By.US and not deliver:
+            # Also after `send_eof`: nobody will take what is still to come.
+            self.inbox.discard()
+
+    def fail(self, close: Close) -> None:
+        """Fail the connection for what the peer did (RFC 6455, section 7.1.7)."""
+        if self.theirs is not Half.OPEN:
+            return
+        self.theirs = Half.FAILED
+        self.ending.note(By.BREAK, f"the peer sent what is refused: {close.reason} ({close.code})")
+        if self.ours is Half.OPEN:
+            self._send_close(close)
+        self._stop_reading()
+
+    def _fail_on_violation(self, code: int, reason: str) -> None:
+        if self._deflate is not None and self._deflate.failure is not None:
+            reason = self._deflate.failure
+        # The engine is done, whatever the head had declared.
+        self._passing = 0
+        # Its words may quote what the peer sent.
+        reason = reason.encode("ascii", "replace").decode()[:MAX_REASON_BYTES]
+        self.fail(Close(code, reason))
+
+    def abort(self, cause: str, *, by_us: bool = False) -> None:
+        """End at once, without a closing handshake; `cause` says why."""
+        if not self.ending.clean:
+            self.ending.note(By.US if by_us else By.BREAK, cause)
+        self._stop_writing()
+        if self.theirs is Half.OPEN:
+            self.theirs = Half.FAILED
+        if by_us:
+            self.inbox.discard()
+        self._stop_reading()
+
+    def write_failed(self, error: Exception) -> None:
+        """Take note that a write was cut short: no frame may follow it (invariant 1).
+
+        Reading goes on: their Close may be on its way, and then it is the reason.
+        """
+        self._stop_writing()
+        if self.theirs is Half.OPEN:
+            self.ending.note_loss(error, "the stream was closed")
+        else:
+            self._settle()
+
+    def _send_close(self, close: Close) -> None:
+        self._reply(_close_event(close))
+        self.ours = Half.CLOSED
+        self.ending.sent = close
+
+    def _stop_writing(self) -> None:
+        self.ours = Half.FAILED
+        if any(kind is CloseConnection for kind, _ in self._replies):
+            self.ending.sent = None  # and never will be
+        self._replies.clear()
+
+    def _stop_reading(self) -> None:
+        """Drop what is kept of the stream: nothing after the end is read (RFC 6455, 7.1.7)."""
+        self._buffer.clear()
+        self._head = None
+        self._out_of_turn = False
+        self._settle()
+
+    def _settle(self) -> None:
+        """At the end, let go of what would live until a garbage collection.
+
+        wsproto's parser is a generator that refers to itself until it meets a Close or an error.
+        """
+        if not self.finished:
+            return
+        self.on_pong = None
+        self._end_parser()
+        if self._deflate is not None:
+            self._deflate.drop_contexts()
+
+    def _end_parser(self) -> None:
+        if self._passing > _MAX_FILLER:
+            return  # a collection will find it
+        # Within a frame it would take anything for payload, so that has to be over first.
+        while self._passing:
+            size = min(self._passing, CHUNK_BYTES)
+            self._passing -= size
+            self._feed_and_forget(bytes(size))
+        self._feed_and_forget(_INVALID_FRAME)
+
+    def _feed_and_forget(self, data: bytes) -> None:
+        self._engine.receive_data(data)
+        for _ in self._engine.events():
+            pass
+
+    # --- Writing ---
+
+    @property
+    def sendable(self) -> bool:
+        """Whether messages and pings may be sent."""
+        return self.ours is Half.OPEN and self.theirs is Half.OPEN
+
+    def encode(
+        self, data: str | bytes, *, finished: bool = True, compress: bool | None = None
+    ) -> bytes:
+        """Return the frame of a message, or of its next fragment; to be written at once."""
+        if self._deflate is not None:
+            self._deflate.compress = compress
+        event: TextMessage | BytesMessage
+        if isinstance(data, str):
+            event = TextMessage(data, message_finished=finished)
+        else:
+            event = BytesMessage(data, message_finished=finished)
+        frame = self._engine.send(event)
+        self.in_message = not finished
+        return frame
+
+    def ping(self, payload: bytes) -> None:
+        """Put a ping among the replies."""
+        self._reply(Ping(payload))
+
+    @property
+    def has_replies(self) -> bool:
+        return bool(self._replies)
+
+    def take_replies(self) -> bytes:
+        """Return the control frames to write now."""
+        frames = b"".join([frame for _, frame in self._replies])
+        self._replies.clear()
+        return frames
+
+
+def _close_event(close: Close) -> CloseConnection:
+    # wsproto knows "no code" by the identity of its own constant.
+    no_code = close.code == CloseCode.NO_STATUS_RECEIVED
+    return CloseConnection(
+        code=CloseReason.NO_STATUS_RCVD if no_code else close.code, reason=close.reason or None
+    )
+
+
+def _plain(data: str | bytes | bytearray) -> str | bytes:
+    return bytes(data) if isinstance(data, bytearray) else data
+
+
+def _decode_close(payload: bytes) -> Close | None:
+    """Return the Close, or ``None`` for one that the engine has to judge (it will refuse it)."""
+    if not payload:
+        return _NO_CODE
+    code = int.from_bytes(payload[:2], "big")
+    if len(payload) == 1 or not is_wire_code(code):
+        return None
+    return Close(code, payload[2:].decode())

@@ -1,0 +1,492 @@
+"""The closing handshake: the table of halves, their Close, ours."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from ends import (
+    ACCEPTED_CODES,
+    REFUSED_CODES,
+    ROLES,
+    close_from_peer,
+    end_stream,
+    feed,
+    masked,
+    messages,
+    protocol,
+    replies,
+    to,
+    violate,
+)
+from frames import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PING,
+    PONG,
+    RSV1,
+    TEXT,
+    close_frame,
+    deflated,
+    read_frames,
+)
+from wsproto.utilities import LocalProtocolError
+
+from anyws._close import Close, Closure, Role
+from anyws._errors import ClosedByPeer, ClosedByUs, ClosedWithError, ConnectionBroken
+from anyws._protocol.protocol import Half, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+OPEN, CLOSED, FAILED = Half.OPEN, Half.CLOSED, Half.FAILED
+
+
+@pytest.fixture(params=ROLES, ids=lambda role: role.value)
+def role(request: pytest.FixtureRequest) -> Role:
+    return request.param
+
+
+@pytest.fixture
+def p(role: Role) -> Protocol:
+    return protocol(role)
+
+
+def state(p: Protocol) -> tuple[Half, Half]:
+    return p.ours, p.theirs
+
+
+# --- The table: ours \ theirs ---
+
+
+def test_open_and_open_anything_may_be_sent(p: Protocol) -> None:
+    """R-71."""
+    assert state(p) == (OPEN, OPEN)
+    assert p.sendable
+    assert p.reading
+    assert not p.finished
+    p.ping(b"p")
+    feed(p, to(p, PING, b"q"), to(p, TEXT, b"t"))
+    assert replies(p) == [(PING, b"p"), (PONG, b"q")]
+    assert read_frames(bytes(p.encode("x")))[0].payload == b"x"
+
+
+def test_open_and_their_close_is_answered_with_close_and_nothing_else(p: Protocol) -> None:
+    """R-79, R-80, R-101."""
+    feed(p, close_frame(1001, b"away", masked(p)) + to(p, PING, b"late") + to(p, TEXT, b"late"))
+    # The cell lasts no longer than it takes to answer.
+    assert state(p) == (CLOSED, CLOSED)
+    assert replies(p) == [(CLOSE, b"\x03\xe9")]
+    assert p.finished
+    assert not p.sendable
+    assert not p.reading
+    assert messages(p) == []
+
+
+def test_open_and_a_violation_is_answered_with_close_and_ends(p: Protocol) -> None:
+    """R-83, R-84, R-107, W19."""
+    violate(p)
+    assert state(p) == (CLOSED, FAILED)
+    assert p.finished
+    assert p.ending.received is None
+    [(opcode, payload)] = replies(p)
+    assert (opcode, payload[:2]) == (CLOSE, b"\x03\xea")
+
+
+def test_open_and_the_end_of_the_stream_is_the_end_without_a_word(p: Protocol) -> None:
+    """R-85, R-87."""
+    end_stream(p)
+    assert state(p) == (OPEN, FAILED)
+    assert p.finished
+    assert not p.sendable
+    assert not p.has_replies
+
+
+def test_closed_and_open_sends_nothing_and_reads_until_their_close(p: Protocol) -> None:
+    """R-73, W21."""
+    p.close(Close(1000, "bye"))
+    assert state(p) == (CLOSED, OPEN)
+    assert not p.finished
+    assert not p.sendable
+    assert p.reading
+    assert not p.receivable
+    feed(p, to(p, PING, b"p"), to(p, TEXT, b"dropped"), to(p, BINARY, b"x" * 70_000))
+    assert replies(p) == [(CLOSE, b"\x03\xe8bye")]
+    assert not p.inbox.available
+    assert not p.wants_room
+
+
+def test_closed_and_closed_is_over(p: Protocol) -> None:
+    """R-80, R-82, W20."""
+    p.close(Close(1000))
+    close_from_peer(p)
+    assert state(p) == (CLOSED, CLOSED)
+    assert p.finished
+    assert p.ending.clean
+    # One Close from each end, and bytes behind theirs mean nothing.
+    assert replies(p) == [(CLOSE, b"\x03\xe8")]
+    feed(p, b"zz", close_frame(4000, mask=masked(p)))
+    end_stream(p)
+    assert state(p) == (CLOSED, CLOSED)
+    assert p.ending.received == Close(1000)
+    assert not p.has_unparsed
+
+
+@pytest.mark.parametrize("end", [violate, end_stream])
+def test_closed_and_failed_is_over(p: Protocol, end: Callable[[Protocol], None]) -> None:
+    """R-83, R-85."""
+    p.close(Close(1000))
+    end(p)
+    assert state(p) == (CLOSED, FAILED)
+    assert p.finished
+    assert not p.ending.clean
+    # The Close of ours is not followed by another.
+    assert replies(p) == [(CLOSE, b"\x03\xe8")]
+
+
+def test_failed_and_open_may_still_learn_why(p: Protocol) -> None:
+    p.write_failed(BrokenPipeError("gone"))
+    assert state(p) == (FAILED, OPEN)
+    assert p.finished
+    assert not p.sendable
+    assert p.reading
+    feed(p, to(p, PING, b"p"), to(p, TEXT, b"still here"))
+    assert not p.has_replies
+    assert messages(p) == ["still here"]
+
+
+def test_failed_and_closed_is_over_without_an_answer(p: Protocol) -> None:
+    """R-79."""
+    p.write_failed(BrokenPipeError("gone"))
+    close_from_peer(p, 1008)
+    assert state(p) == (FAILED, CLOSED)
+    assert p.finished
+    assert not p.has_replies
+    assert not p.ending.clean
+    # The same cell the other way round: our answer was cut short.
+    p = protocol(p.role)
+    close_from_peer(p, 1000)
+    p.write_failed(BrokenPipeError("gone"))
+    assert state(p) == (FAILED, CLOSED)
+    assert p.finished
+
+
+@pytest.mark.parametrize("end", [violate, end_stream])
+def test_failed_and_failed_is_over(p: Protocol, end: Callable[[Protocol], None]) -> None:
+    p.write_failed(BrokenPipeError("gone"))
+    end(p)
+    assert state(p) == (FAILED, FAILED)
+    assert p.finished
+    assert not p.has_replies
+    assert isinstance(p.exception(), ConnectionBroken)
+
+
+@pytest.mark.parametrize("by_us", [None, False, True])
+def test_after_a_write_that_was_cut_short_or_an_abort_no_frame_follows(
+    p: Protocol, by_us: bool | None
+) -> None:
+    feed(p, to(p, PING, b"p"))
+    p.ping(b"q")
+    if by_us is None:
+        p.write_failed(BrokenPipeError("gone"))
+    else:
+        p.abort("why", by_us=by_us)
+    assert not p.has_replies
+    assert p.take_replies() == b""
+    p.close(Close(1000))
+    assert not p.has_replies
+    assert p.ending.sent is None
+    # Nor does a Close that was not taken yet.
+    p = protocol(p.role)
+    p.close(Close(1000))
+    p.write_failed(BrokenPipeError("gone"))
+    assert not p.has_replies
+
+
+# --- Their Close frames ---
+
+
+@pytest.mark.parametrize("code", ACCEPTED_CODES)
+def test_a_code_of_the_registry_is_taken_and_echoed(p: Protocol, code: int) -> None:
+    """R-79, R-90, R-91, R-92, V35, W22."""
+    close_from_peer(p, code, "gründe".encode())
+    assert p.ending.received == Close(code, "gründe")
+    # Never their reason.
+    assert replies(p) == [(CLOSE, code.to_bytes(2, "big"))]
+    assert p.ending.sent == Close(code)
+    assert p.ending.clean
+
+
+@pytest.mark.parametrize("code", REFUSED_CODES)
+@pytest.mark.parametrize("reason", [b"", b"why", b"\xff"])
+def test_any_other_code_is_a_violation(p: Protocol, code: int, reason: bytes) -> None:
+    """R-93, R-94, R-95, R-96, R-97, V35."""
+    close_from_peer(p, code, reason)
+    assert p.theirs is FAILED
+    assert p.ending.received is None
+    assert p.ending.sent is not None
+    assert p.ending.sent.code == 1002
+    assert replies(p)[0][1][:2] == b"\x03\xea"
+
+
+def test_every_code_there_is_is_taken_or_refused() -> None:
+    """R-90, R-91, R-92, R-93, R-94, R-95, R-96, R-97."""
+    for code in range(65536):
+        if 1020 < code < 2990 or 3010 < code < 4990 or 5010 < code < 65530:
+            continue
+        p = protocol(Role.CLIENT)
+        close_from_peer(p, code)
+        good = code in ACCEPTED_CODES or 3000 <= code <= 4999
+        assert (p.ending.received == Close(code)) is good
+        assert p.ending.clean is good
+
+
+def test_a_close_without_a_code_is_1005_and_answered_in_kind(p: Protocol) -> None:
+    """R-76, R-86."""
+    close_from_peer(p, None)
+    assert p.ending.received == p.ending.sent == Close(1005)
+    assert replies(p) == [(CLOSE, b"")]
+    assert p.ending.closure().code == 1005
+    assert p.ending.clean
+
+
+def test_half_a_code_is_a_violation(p: Protocol) -> None:
+    """R-76."""
+    feed(p, to(p, CLOSE, b"\x03"))
+    assert p.theirs is FAILED
+    assert p.ending.sent is not None
+    assert p.ending.sent.code == 1002
+
+
+@pytest.mark.parametrize("code", ACCEPTED_CODES)
+@pytest.mark.parametrize("reason", [b"\xff", b"ok\xed\xa0\x80", b"\xe2\x82", b"\xf4\x90\x80\x80"])
+def test_a_reason_that_is_not_utf8_fails_with_1007(p: Protocol, code: int, reason: bytes) -> None:
+    """R-77, R-102, W22."""
+    close_from_peer(p, code, reason)
+    assert p.theirs is FAILED
+    assert p.ending.received is None
+    assert p.ending.sent is not None
+    assert p.ending.sent.code == 1007
+
+
+@pytest.mark.parametrize("reason", [b"x" * 123, "é".encode() * 61, b"\0\x1b[31m\r\n"])
+def test_any_reason_that_fits_is_taken(p: Protocol, reason: bytes) -> None:
+    """R-77, R-78, W28."""
+    close_from_peer(p, 1000, reason)
+    assert p.ending.received == Close(1000, reason.decode())
+    assert p.ending.closure().cause.isprintable()
+    assert p.exception().args == (p.ending.closure().cause,)
+
+
+def test_a_close_in_pieces_is_a_close(p: Protocol) -> None:
+    data = close_frame(1000, b"reason", masked(p))
+    for number in range(len(data)):
+        assert p.sendable
+        feed(p, data[number : number + 1])
+    assert p.ending.received == Close(1000, "reason")
+
+
+@pytest.mark.parametrize("compression", [False, True])
+def test_a_close_within_a_message_is_a_close_and_the_message_is_dropped(
+    role: Role, compression: bool
+) -> None:
+    """R-100."""
+    p = protocol(role, compression=compression)
+    feed(p, to(p, TEXT, deflated(b"a") if compression else b"a", fin=False, rsv=RSV1 * compression))
+    close_from_peer(p, 1000)
+    assert p.ending.clean
+    assert replies(p) == [(CLOSE, b"\x03\xe8")]
+    feed(p, to(p, CONTINUATION, b""))
+    assert messages(p) == []
+    assert not p.inbox.available
+
+
+def test_a_ping_and_a_close_in_one_chunk_are_both_answered_in_that_order(p: Protocol) -> None:
+    """R-64, R-79, W21."""
+    p.ping(b"ours")
+    feed(p, to(p, PING, b"a") + to(p, PING, b"b") + close_frame(1000, mask=masked(p)))
+    answers = replies(p)
+    assert answers[-1] == (CLOSE, b"\x03\xe8")
+    assert [payload for opcode, payload in answers if opcode == PONG] == [b"a", b"b"]
+
+
+def test_a_ping_behind_a_close_is_not_answered(p: Protocol) -> None:
+    """R-64, R-101, W21."""
+    feed(p, close_frame(1000, mask=masked(p)) + to(p, PING, b"a"))
+    feed(p, to(p, PING, b"b"))
+    assert replies(p) == [(CLOSE, b"\x03\xe8")]
+
+
+def test_messages_in_front_of_their_close_can_still_be_taken(p: Protocol) -> None:
+    """R-101."""
+    feed(p, to(p, TEXT, b"a") + to(p, TEXT, b"b") + close_frame(1000, mask=masked(p)))
+    assert not p.sendable
+    assert messages(p) == ["a", "b"]
+    # Nor does a close of ours, too late, drop them.
+    p = protocol(p.role)
+    feed(p, to(p, TEXT, b"a") + close_frame(1000, mask=masked(p)))
+    p.close(Close(1000))
+    assert messages(p) == ["a"]
+
+
+def test_a_full_inbox_keeps_their_close_waiting_behind_the_messages(role: Role) -> None:
+    """R-101, V5."""
+    p = protocol(role, inbox_size=1)
+    feed(p, to(p, TEXT, b"a") + to(p, TEXT, b"b") + close_frame(1000, mask=masked(p)))
+    p.receive_eof()
+    for message in ("a", "b"):
+        assert p.sendable
+        assert p.has_unparsed
+        assert messages(p) == [message]
+        p.parse()
+    # What was received before the end of the stream comes before it.
+    assert p.ending.received == Close(1000)
+    assert p.ending.clean
+
+
+def test_the_end_of_the_stream_comes_behind_what_was_received(p: Protocol) -> None:
+    """R-85."""
+    p.receive_data(to(p, TEXT, b"a") + to(p, TEXT, b"cut off")[:-1])
+    p.receive_eof(OSError("reset"))
+    p.receive_eof()
+    assert p.theirs is OPEN
+    p.parse(one_message=True)
+    assert messages(p) == ["a"]
+    p.parse()
+    assert p.theirs is FAILED
+    assert str(p.ending.error) == "reset"
+    assert not p.has_unparsed
+
+
+# --- Our close ---
+
+
+@pytest.mark.parametrize("role", [Role.CLIENT])
+def test_a_client_masks_its_close(p: Protocol) -> None:
+    """R-44."""
+    p.close(Close(1000, "why"))
+    [sent] = read_frames(p.take_replies())
+    assert (sent.opcode, sent.payload, len(sent.mask)) == (CLOSE, b"\x03\xe8why", 4)
+
+
+def test_closing_again_changes_nothing(p: Protocol) -> None:
+    """R-88."""
+    p.close(Close(4000, "first"), because="of this")
+    p.close(Close(4001, "second"), because="of that")
+    assert replies(p) == [(CLOSE, b"\x0f\xa0first")]
+    assert p.ending.closure().cause == (
+        "this end closed the connection with 4000 (application) 'first'; of this"
+    )
+    close_from_peer(p)
+    p.close(Close(4002))
+    assert p.ending.sent == Close(4000, "first")
+    assert not p.has_replies
+
+
+def test_closes_that_cross_are_one_each(p: Protocol) -> None:
+    """R-81."""
+    p.close(Close(4000))
+    close_from_peer(p, 4001, b"mine")
+    assert replies(p) == [(CLOSE, b"\x0f\xa0")]
+    assert p.ending.closure() == Closure(
+        Close(4000),
+        Close(4001, "mine"),
+        "ours",
+        True,
+        "this end closed the connection with 4000 (application)",
+    )
+    assert p.ending.closure().code == 4001
+
+
+def test_our_close_drops_what_is_here_and_what_comes(p: Protocol) -> None:
+    """R-73."""
+    feed(p, to(p, TEXT, b"here"), to(p, TEXT, b"begun", fin=False))
+    p.close(Close(1000))
+    feed(p, to(p, CONTINUATION, b"end"), to(p, BINARY, b"x" * 2**20 + b"too large"))
+    feed(p, to(p, BINARY, b"x" * 100)[:50])
+    assert p.reading
+    assert not p.inbox.available
+    assert p.inbox.partial_bytes == p.inbox.waiting_bytes == 0
+    feed(p, to(p, BINARY, b"x" * 100)[50:])
+    close_from_peer(p)
+    assert p.ending.clean
+
+
+def test_our_close_makes_room_for_theirs_behind_a_full_inbox(role: Role) -> None:
+    p = protocol(role, inbox_size=1)
+    feed(p, to(p, TEXT, b"a") + to(p, TEXT, b"b") + close_frame(1000, mask=masked(p)))
+    assert p.wants_room
+    p.close(Close(1000))
+    assert not p.wants_room
+    assert p.has_unparsed
+    p.parse()
+    assert p.ending.clean
+
+
+def test_violations_still_end_it_after_our_close(p: Protocol) -> None:
+    """R-83."""
+    p.close(Close(1000))
+    feed(p, to(p, TEXT, b"\xff"))
+    assert state(p) == (CLOSED, FAILED)
+    assert replies(p) == [(CLOSE, b"\x03\xe8")]
+    closure = p.ending.closure()
+    assert closure.first == "ours"
+    assert not closure.clean
+    assert isinstance(p.exception(receiving=True), ClosedByUs)
+
+
+def test_after_send_eof_messages_are_delivered_until_their_close(p: Protocol) -> None:
+    """R-73."""
+    feed(p, to(p, TEXT, b"a"))
+    p.close(Close(1000), deliver=True)
+    assert p.receivable
+    assert not p.sendable
+    with pytest.raises(LocalProtocolError):
+        p.encode("x")
+    feed(p, to(p, TEXT, b"b"), to(p, PING, b"p"), to(p, BINARY, b"c"))
+    assert replies(p) == [(CLOSE, b"\x03\xe8")]
+    close_from_peer(p, 1000)
+    assert messages(p) == ["a", "b", b"c"]
+    assert not p.receivable
+    assert isinstance(p.exception(receiving=True), ClosedByPeer)
+    assert isinstance(p.exception(), ClosedByUs)
+
+
+def test_after_send_eof_an_error_of_theirs_reaches_the_receiver(p: Protocol) -> None:
+    p.close(Close(1000), deliver=True)
+    close_from_peer(p, 4000, b"no")
+    assert isinstance(p.exception(receiving=True), ClosedWithError)
+    assert isinstance(p.exception(), ClosedByUs)
+
+
+def test_after_send_eof_limits_hold(role: Role) -> None:
+    """R-105."""
+    p = protocol(role, max_message_size=10)
+    p.close(Close(1000), deliver=True)
+    feed(p, to(p, BINARY, b"x" * 11))
+    assert state(p) == (CLOSED, FAILED)
+
+
+def test_a_close_after_send_eof_drops_what_was_to_be_delivered(p: Protocol) -> None:
+    p.close(Close(1000), deliver=True)
+    feed(p, to(p, TEXT, b"a"))
+    p.close(Close(4000))
+    assert p.ending.sent == Close(1000)
+    assert not p.receivable
+    feed(p, to(p, TEXT, b"b"))
+    assert messages(p) == []
+    close_from_peer(p)
+    assert isinstance(p.exception(receiving=True), ClosedByUs)
+
+
+def test_our_close_within_a_streamed_frame_lets_the_rest_of_it_pass(p: Protocol) -> None:
+    data = to(p, BINARY, b"x" * 100)
+    p.inbox.start_streaming()
+    feed(p, data[:50])
+    assert p.inbox.available
+    p.close(Close(1000))
+    assert not p.inbox.available
+    assert not p.inbox.streamed_to_end
+    feed(p, data[50:] + close_frame(1000, mask=masked(p)))
+    assert p.ending.clean
