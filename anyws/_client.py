@@ -1,0 +1,269 @@
+"""Ways in: a URL, or a stream, becomes a `WebSocket`."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from typing import TYPE_CHECKING
+
+from anyio import (
+    TASK_STATUS_IGNORED,
+    BrokenResourceError,
+    EndOfStream,
+    aclose_forcefully,
+    connect_tcp,
+    move_on_after,
+)
+from anyio.streams.tls import TLSStream
+
+from ._close import Role
+from ._config import CHUNK_BYTES, Config
+from ._connection import Connection, Opening
+from ._errors import HandshakeInvalid, HandshakeRejected, HandshakeTimeout
+from ._handshake import Handshake
+from ._protocol.handshake_client import ClientHandshake
+from ._protocol.url import URL, parse_url
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from anyio.abc import ByteStream, TaskGroup, TaskStatus
+
+    from ._protocol.http import HeadersLike
+    from ._websocket import WebSocket
+
+__all__ = ["connect_websocket", "open_websocket", "wrap_client_stream"]
+
+_logger = logging.getLogger("anyws.client")
+
+
+def open_websocket(
+    url: str,
+    *,
+    subprotocols: Sequence[str] = (),
+    headers: HeadersLike | None = None,
+    origin: str | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    port: int | None = None,
+    config: Config | None = None,
+) -> AbstractAsyncContextManager[WebSocket]:
+    """Open a WebSocket for the length of an ``async with`` block, which owns it.
+
+    ::
+
+        async with open_websocket("wss://example.com/feed") as ws:
+            await ws.send("hello")
+            print(await ws.receive())
+
+    Leaving the block closes the connection: with 1000 and waiting for the peer's Close where the
+    body returns, with 1001 and a short grace (``Config.cancel_grace``) where it raises or is
+    cancelled. What the body raises leaves the block as it is.
+
+    :param url: ``ws://`` or ``wss://``; user information in it is sent as Basic authorization
+    :param subprotocols: offered to the server, the preferred first
+    :param headers: more headers for the request: a mapping, or pairs
+    :param origin: the ``Origin`` header, for servers that ask for one
+    :param ssl_context: for ``wss://``; default: certificates are verified, TLS 1.2 at least
+    :param port: instead of the URL's
+    :param config: limits, timeouts and compression
+    :raises ValueError: an argument is wrong, `InvalidURL` for the URL (the caller's fault);
+        nothing was sent
+    :raises OSError: name resolution, connecting or TLS failed (the network, or the server)
+    :raises HandshakeRejected: the server answered with another status than 101
+    :raises HandshakeInvalid: the server's answer is none of a WebSocket server
+    :raises HandshakeTimeout: all that took longer than ``Config.handshake_timeout``
+
+    Cancelled while it opens, the socket is closed. (RFC 6455, section 4.1.)
+    """
+    return _ClientOpening(
+        _TCP(url, port, ssl_context),
+        _Arguments(subprotocols, headers, origin),
+        config,
+    )
+
+
+def wrap_client_stream(
+    stream: ByteStream,
+    url: str,
+    *,
+    subprotocols: Sequence[str] = (),
+    headers: HeadersLike | None = None,
+    origin: str | None = None,
+    config: Config | None = None,
+) -> AbstractAsyncContextManager[WebSocket]:
+    """Open a WebSocket over any AnyIO byte stream: a tunnel, a Unix socket, TLS of one's own.
+
+    The stream belongs to the block from entering on and is closed with it. It has to lose nothing
+    when its `receive` is cancelled, as AnyIO's own streams do.
+
+    :param stream: connected, with nothing sent on it
+    :param url: what to ask the server for; nothing is resolved, connected or encrypted
+
+    Otherwise like `open_websocket`.
+    """
+    return _ClientOpening(_Given(stream, url), _Arguments(subprotocols, headers, origin), config)
+
+
+async def connect_websocket(
+    task_group: TaskGroup,
+    url: str,
+    *,
+    subprotocols: Sequence[str] = (),
+    headers: HeadersLike | None = None,
+    origin: str | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    port: int | None = None,
+    config: Config | None = None,
+) -> WebSocket:
+    """Open a WebSocket that the caller's task group owns.
+
+    One task in the group stands for the connection. Cancelling the group closes it with 1001 and
+    a short grace; leaving the group's block waits until it is closed, as for any child: close it.
+    Dropped while the group lives, it is aborted, with a `ResourceWarning`.
+
+    Arguments and errors are those of `open_websocket`. An error is raised here, never in the
+    group. Cancelled while it opens, the socket is closed.
+    """
+    opening = _ClientOpening(
+        _TCP(url, port, ssl_context),
+        _Arguments(subprotocols, headers, origin),
+        config,
+    )
+    name = f"anyws connection to {opening.url.safe}"
+    websocket: WebSocket = await task_group.start(opening.run, name=name)
+    return websocket
+
+
+class _Arguments:
+    """What a caller may say about the request."""
+
+    def __init__(
+        self, subprotocols: Sequence[str], headers: HeadersLike | None, origin: str | None
+    ) -> None:
+        self._subprotocols = subprotocols
+        # Iterables of pairs can be read once, and opening twice is legal.
+        self._headers = headers if headers is None or hasattr(headers, "items") else list(headers)
+        self._origin = origin
+
+    def handshake(self, url: URL, config: Config) -> ClientHandshake:
+        return ClientHandshake(
+            url,
+            subprotocols=self._subprotocols,
+            headers=self._headers,
+            origin=self._origin,
+            compression=config.compression,
+        )
+
+
+class _TCP:
+    """The stream that a URL names."""
+
+    def __init__(self, url: str, port: int | None, ssl_context: ssl.SSLContext | None) -> None:
+        self.url = parse_url(url, port)
+        if ssl_context is not None and not self.url.secure:
+            raise ValueError("ssl_context is for wss:// URLs, and this is a ws:// URL")
+        self._ssl_context = ssl_context
+
+    async def open(self) -> ByteStream:
+        stream: ByteStream = await connect_tcp(self.url.host, self.url.port)
+        if not self.url.secure:
+            return stream
+        try:
+            return await TLSStream.wrap(
+                stream,
+                server_side=False,
+                hostname=self.url.host,
+                ssl_context=self._ssl_context or _default_context(),
+            )
+        except BrokenResourceError as error:
+            await aclose_forcefully(stream)
+            if isinstance(error.__cause__, OSError):
+                raise error.__cause__ from None
+            place = self.url.authority
+            raise ConnectionError(f"{place} left during the TLS handshake") from error
+        except BaseException:
+            await aclose_forcefully(stream)
+            raise
+
+
+def _default_context() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+class _Given:
+    """A stream of the caller's."""
+
+    def __init__(self, stream: ByteStream, url: str) -> None:
+        self.url = parse_url(url)
+        self._stream = stream
+
+    async def open(self) -> ByteStream:
+        return self._stream
+
+
+class _ClientOpening(Opening):
+    def __init__(self, source: _TCP | _Given, arguments: _Arguments, config: Config | None) -> None:
+        super().__init__()
+        self.url = source.url
+        self._source = source
+        self._arguments = arguments
+        self._config = config if config is not None else Config()
+        # Errors in the arguments are the caller's, and raised where the caller stands.
+        self._arguments.handshake(self.url, self._config)
+
+    async def run(self, *, task_status: TaskStatus[WebSocket] = TASK_STATUS_IGNORED) -> None:
+        """Be the task that stands for a connection: it ends when that is closed."""
+        connection = await self.connect()
+        async with connection:
+            # Not held here: only the program does.
+            task_status.started(connection.websocket())
+            await connection.transport.closed.wait()
+
+    async def connect(self) -> Connection:
+        timeout = self._config.handshake_timeout
+        # Fresh for each: its key, and the order of what was received.
+        handshake = self._arguments.handshake(self.url, self._config)
+        with move_on_after(timeout):
+            stream = await self._source.open()
+            try:
+                return await self._shake_hands(stream, handshake)
+            except BaseException:
+                await aclose_forcefully(stream)
+                raise
+        if handshake.rejected is not None:
+            # The body was late, but the answer had come.
+            raise HandshakeRejected(handshake.rejected)
+        raise HandshakeTimeout(
+            f"the opening handshake with {self.url.authority} was not over after {timeout:g} s"
+        )
+
+    async def _shake_hands(self, stream: ByteStream, handshake: ClientHandshake) -> Connection:
+        try:
+            await stream.send(handshake.request_bytes())
+            response = None
+            while response is None:
+                response = handshake.receive_data(await stream.receive(CHUNK_BYTES))
+        except EndOfStream:
+            handshake.receive_eof()
+        except BrokenResourceError as error:
+            if handshake.rejected is not None:
+                raise HandshakeRejected(handshake.rejected) from error
+            raise HandshakeInvalid(
+                f"the connection to {self.url.authority} was lost during the opening handshake"
+            ) from error
+        return Connection(
+            Role.CLIENT,
+            stream,
+            self._config,
+            Handshake(
+                handshake.request,
+                response,
+                subprotocol=handshake.subprotocol,
+                peer=self.url.safe,
+            ),
+            negotiated=handshake.deflate,
+            trailing_data=handshake.trailing_data,
+        )

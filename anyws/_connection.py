@@ -1,0 +1,176 @@
+"""Who owns a connection: from the end of the opening handshake to the closed stream.
+
+`Connection` is the one context manager behind every way in. Entered, it starts the tasks that
+serve the connection in a task group of its own; left, it closes the connection as the body's end
+asks for (DESIGN: returning 1000, an exception 1011 or 1001, cancellation 1001), waits until the
+stream is closed, and lets the task group go, which is empty by then. The body's exception never
+passes through that group, so it leaves as it is.
+
+The library's tasks are shielded. What can still end them from outside is a cancellation that
+AnyIO does not know of (`asyncio.Task.cancel`); one while the closing handshake runs ends it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from anyio import CancelScope, Event, create_task_group, current_time, get_cancelled_exc_class
+
+from ._close import CloseCode, Role, check_close
+from ._keepalive import Keepalive
+from ._protocol.deflate import PerMessageDeflate
+from ._protocol.protocol import Protocol
+from ._transports.stream import StreamTransport
+from ._websocket import WebSocket
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from anyio.abc import ByteStream, TaskGroup
+
+    from ._config import Config
+    from ._handshake import Handshake
+    from ._protocol.negotiation import Negotiated
+
+__all__ = ["Connection", "Opening", "leave_task_group"]
+
+
+class Connection:
+    """The owner of one open connection. Entering returns nothing: `websocket` makes the face."""
+
+    def __init__(
+        self,
+        role: Role,
+        stream: ByteStream,
+        config: Config,
+        handshake: Handshake,
+        *,
+        negotiated: Negotiated | None,
+        trailing_data: bytes,
+    ) -> None:
+        deflate = None
+        if negotiated is not None and config.compression is not None:
+            deflate = PerMessageDeflate(negotiated, config.compression, config.max_message_size)
+        self._protocol = Protocol(role, config, deflate)
+        self._protocol.receive_data(trailing_data)
+        self._config = config
+        self._handshake = handshake
+        self._keepalive = Keepalive(self._protocol, config, current_time())
+        self._protocol.on_pong = self._keepalive.receive_pong
+        self.transport = StreamTransport(stream, self._protocol, config, self._keepalive)
+        self._task_group: TaskGroup = create_task_group()
+
+    def websocket(self) -> WebSocket:
+        return WebSocket(self.transport, self._keepalive, self._handshake, self._config)
+
+    def is_own_end(self, error: BaseException) -> bool:
+        """Whether an exception, or every one in a group, says that this connection has ended."""
+        if isinstance(error, BaseExceptionGroup):
+            return all(self.is_own_end(one) for one in error.exceptions)
+        return self._protocol.ending.is_told_by(error)
+
+    async def __aenter__(self) -> Connection:
+        await self._task_group.__aenter__()
+        self.transport.start(self._task_group)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        cancelled = get_cancelled_exc_class()
+        try:
+            if exc is None:
+                await self._close(CloseCode.NORMAL, self._config.close_timeout)
+            else:
+                crashed = self._protocol.role is Role.SERVER and not isinstance(exc, cancelled)
+                code = CloseCode.INTERNAL_ERROR if crashed else CloseCode.GOING_AWAY
+                with CancelScope(shield=True):
+                    await self._close(code, self._config.cancel_grace)
+        except cancelled:
+            # Never in the place of the body's own exception.
+            if exc is None:
+                raise
+        finally:
+            await leave_task_group(self._task_group, self.transport.closed, exc)
+
+    async def _close(self, code: CloseCode, seconds: float | None) -> None:
+        transport = self.transport
+        self._protocol.close(check_close(code, "", self._protocol.role))
+        if seconds == 0:
+            transport.give_up("there was no time for the closing handshake")
+        else:
+            transport.close_within(seconds)
+        try:
+            await transport.closed.wait()
+        except BaseException:
+            transport.give_up("the closing handshake was cancelled")
+            raise
+
+
+class Opening(ABC):
+    """What the ways in have in common: a context manager that opens, owns and closes."""
+
+    def __init__(self) -> None:
+        self._connection: Connection | None = None
+        self._websocket: WebSocket | None = None
+
+    @abstractmethod
+    async def connect(self) -> Connection:
+        """Do the opening handshake; on failure the stream is closed."""
+
+    async def __aenter__(self) -> WebSocket:
+        if self._connection is not None:
+            raise RuntimeError("this context manager is entered already: make another")
+        self._connection = await self.connect()
+        await self._connection.__aenter__()
+        # Held here as well: within the block, the program need not hold it itself.
+        self._websocket = self._connection.websocket()
+        return self._websocket
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        connection, self._connection = self._connection, None
+        assert connection is not None
+        try:
+            await connection.__aexit__(exc_type, exc, traceback)
+        finally:
+            self._websocket = None
+
+
+async def leave_task_group(
+    task_group: TaskGroup, finished: Event, exc: BaseException | None
+) -> None:
+    """Leave a task group of the library's, entered by hand, once `finished` is set.
+
+    `exc` is what the body raised. It is not given to the group, which would wrap it, and nothing
+    that happens here takes its place.
+    """
+    cancelled = get_cancelled_exc_class()
+    try:
+        with CancelScope(shield=True):
+            await finished.wait()
+    finally:
+        try:
+            await task_group.__aexit__(None, None, None)
+        except cancelled:
+            # On its way already, or to be delivered again where the body's exception stops.
+            if exc is None:
+                raise
+        except BaseExceptionGroup as group:
+            # Tasks of ours raise nothing; this is an interrupt that hit one of them.
+            raise _only(group) from None
+
+
+def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    exception: BaseException = group
+    while isinstance(exception, BaseExceptionGroup) and len(exception.exceptions) == 1:
+        exception = exception.exceptions[0]
+    return exception

@@ -1,0 +1,85 @@
+"""Which handler serves a client: subprotocol -> handler."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from ._protocol.fields import is_token
+from ._protocol.http import Reject
+
+if TYPE_CHECKING:
+    from ._websocket import WebSocket
+
+__all__ = ["Handler", "Handlers", "HandlersLike", "choose_subprotocol"]
+
+Handler: TypeAlias = "Callable[[WebSocket], Awaitable[object]]"
+HandlersLike: TypeAlias = "Handler | Mapping[str | None, Handler] | Mapping[str, Handler]"
+
+
+def choose_subprotocol(offered: tuple[str, ...], known: Mapping[str, object]) -> str | None:
+    """Return the client's first choice among those that both ends know.
+
+    Its list is by preference (RFC 6455, section 4.1, line 10 of the request).
+    """
+    return next((name for name in offered if name in known), None)
+
+
+class Handlers:
+    """The handlers of a server, checked.
+
+    handlers:
+        One handler for everybody, with no subprotocol; or a mapping from subprotocols, with
+        ``None`` for clients that offer none.
+    default:
+        For clients that offer none of those in the mapping; also for those that offer none at all,
+        where the mapping has no ``None``.
+    """
+
+    def __init__(self, handlers: HandlersLike, default: Handler | None) -> None:
+        if not isinstance(handlers, Mapping):
+            if default is not None:
+                raise TypeError("default= goes with a mapping of handlers, not with one handler")
+            _check_handler(handlers, "the handler")
+            default = handlers
+        mapping: dict[Any, Handler] = {}
+        if isinstance(handlers, Mapping):
+            mapping.update(handlers)
+        for name, handler in mapping.items():
+            if name is not None and not (isinstance(name, str) and is_token(name)):
+                raise ValueError(f"{name!r} cannot be the name of a subprotocol: it is no token")
+            _check_handler(handler, f"the handler for {name!r}")
+        if default is not None:
+            _check_handler(default, "the default handler")
+        elif not mapping:
+            raise ValueError("the mapping of handlers is empty: no client could be served")
+        self._by_name: dict[str, Handler] = {
+            name: handler for name, handler in mapping.items() if isinstance(name, str)
+        }
+        self._for_none = mapping.get(None, default)
+        self._default = default
+
+    def choose(self, offered: tuple[str, ...]) -> str | None:
+        """Return the subprotocol for a client; raise `Reject` where no handler would serve it."""
+        name = choose_subprotocol(offered, self._by_name)
+        if name is None and (self._default if offered else self._for_none) is None:
+            what = "none of the subprotocols offered" if offered else "a client without subprotocol"
+            known = ", ".join(self._by_name) or "none"
+            raise Reject(400, f"this server does not serve {what}; it knows: {known}\n")
+        return name
+
+    def handler(self, offered: tuple[str, ...], chosen: str | None) -> Handler:
+        """Return the handler for the client that `choose` has answered."""
+        if chosen is not None:
+            return self._by_name[chosen]
+        handler = self._default if offered else self._for_none
+        assert handler is not None
+        return handler
+
+
+def _check_handler(handler: object, what: str) -> None:
+    if not callable(handler):
+        raise TypeError(
+            f"{what} must be an async function that takes a WebSocket, not "
+            f"{type(handler).__qualname__}"
+        )

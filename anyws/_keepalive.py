@@ -1,0 +1,117 @@
+"""Pings: those that a program waits for, and those that find out whether the peer is alive.
+
+A policy without a clock or a task of its own: whoever has a timer asks `check` when `deadline` is
+reached. Liveness is the time since any byte arrived; a ping is only the question that makes a
+living peer send one. Silence of our own making (nothing was read, because the inbox was full) is
+no silence of the peer's: then the transport calls `heard` in its place.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import TYPE_CHECKING
+
+from anyio import Event
+
+if TYPE_CHECKING:
+    from ._config import Config
+    from ._protocol.protocol import Protocol
+
+__all__ = ["Keepalive", "Ping"]
+
+# Enough that nobody answers a ping they have not seen, small enough for one segment.
+_PAYLOAD_BYTES = 4
+
+
+class Ping:
+    """A ping on its way; `answered` is set when its pong came or the connection ended."""
+
+    __slots__ = ("answered", "latency", "sent_at")
+
+    def __init__(self, sent_at: float) -> None:
+        self.sent_at = sent_at
+        self.latency: float | None = None
+        self.answered = Event()
+
+
+class Keepalive:
+    def __init__(self, protocol: Protocol, config: Config, now: float) -> None:
+        self.latency: float | None = None
+        self.failure: str | None = None
+        self._protocol = protocol
+        self._interval = config.ping_interval
+        self._timeout = config.ping_timeout
+        self._heard_at = now
+        self._asked_at: float | None = None  # when the unanswered sign of life was asked for
+        self._question: Ping | None = None  # the latest ping of our own
+        self._pings: dict[bytes, Ping] = {}
+        self._now = now
+
+    def heard(self, now: float) -> None:
+        """Take note that bytes arrived, or that none could."""
+        self._now = self._heard_at = now
+        self._asked_at = None
+
+    @property
+    def deadline(self) -> float:
+        """When `check` has something to do next, on the clock of `heard`."""
+        if self._interval is None or not self._protocol.sendable:
+            return math.inf
+        if self._asked_at is None:
+            return self._heard_at + self._interval
+        if self._timeout is None:
+            return self._asked_at + self._interval
+        return self._asked_at + self._timeout
+
+    def check(self, now: float) -> None:
+        """Do what is due: ask for a sign of life, or set `failure` when none came."""
+        if now < self.deadline:
+            return
+        if self._asked_at is None or self._timeout is None:
+            if self._question is not None:
+                self.forget(self._question)
+            self._asked_at = now
+            self._question = self.ping(now)
+        else:
+            self.failure = (
+                f"no sign of life from the peer: nothing arrived for {now - self._heard_at:.3g} s, "
+                f"not even an answer to the ping sent {now - self._asked_at:.3g} s ago"
+            )
+
+    def ping(self, now: float) -> Ping:
+        """Put a ping among the replies of the protocol."""
+        payload = os.urandom(_PAYLOAD_BYTES)
+        while payload in self._pings:
+            payload = os.urandom(_PAYLOAD_BYTES)
+        self._protocol.ping(payload)
+        self._pings[payload] = ping = Ping(now)
+        return ping
+
+    def forget(self, ping: Ping) -> None:
+        """Nobody waits for this one any more; its pong will be ignored."""
+        for payload, candidate in self._pings.items():
+            if candidate is ping:
+                del self._pings[payload]
+                return
+
+    def receive_pong(self, payload: bytes) -> None:
+        """Answer the ping with this payload and, as the peer may, those before it.
+
+        RFC 6455, section 5.5.3: of several pings, the latest may be all that is answered.
+        Unsolicited pongs mean nothing.
+        """
+        if payload not in self._pings:
+            return
+        for candidate in list(self._pings):
+            ping = self._pings.pop(candidate)
+            self.latency = ping.latency = self._now - ping.sent_at
+            ping.answered.set()
+            if candidate == payload:
+                return
+
+    def end(self) -> None:
+        """Release whoever waits: no pong will come."""
+        for ping in self._pings.values():
+            ping.answered.set()
+        self._pings.clear()

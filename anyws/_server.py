@@ -1,0 +1,433 @@
+"""Ways in: a listener becomes `WebSocket`s, each with a handler as its task.
+
+**Tasks.** The server has a task group. In it, each listener has a task that accepts, and each
+connection has one that does the opening handshake, runs the handler and closes. The latter are
+shielded: a cancelled server closes its connections in order, it does not tear them down.
+
+**The end**, in this order, is `_drain`: listeners are closed, half-open handshakes refused with
+503, Close 1001 is sent to every connection, handlers get until the deadline to end, then they are
+cancelled, and the streams cut. The deadline is `drain_timeout` where the program asks for the
+end, `cancel_grace` where it is cancelled or fails.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import TYPE_CHECKING, Any
+
+from anyio import (
+    TASK_STATUS_IGNORED,
+    CancelScope,
+    Event,
+    create_task_group,
+    create_tcp_listener,
+    current_time,
+    get_cancelled_exc_class,
+    move_on_at,
+    sleep,
+    sleep_forever,
+)
+from anyio.abc import SocketAttribute
+from anyio.streams.stapled import MultiListener
+
+from ._accept import Policy, accept, peer_of
+from ._close import Close, CloseCode
+from ._config import Config
+from ._connection import Connection, leave_task_group
+from ._errors import HandshakeError
+from ._handlers import Handlers
+from ._transports.base import STREAM_ERRORS
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Iterable, Iterator
+    from contextlib import AbstractAsyncContextManager
+    from types import TracebackType
+
+    from anyio.abc import ByteStream, Listener, TaskGroup, TaskStatus
+
+    from ._accept import OnRequest
+    from ._handlers import Handler, HandlersLike
+    from ._protocol.http import HeadersLike
+    from ._protocol.origin import Origins
+    from ._websocket import WebSocket
+
+__all__ = ["Server", "open_server", "serve"]
+
+_logger = logging.getLogger("anyws.server")
+
+# Seconds until accepting is tried again where the system has run out of something.
+_ACCEPT_PAUSE = 0.1
+
+# Where a listener on all interfaces is reached from its own machine.
+_REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing is bound here
+
+
+async def serve(
+    handlers: HandlersLike,
+    *,
+    default: Handler | None = None,
+    host: str | None = "localhost",
+    port: int | None = None,
+    listeners: Iterable[Listener[Any]] | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    on_request: OnRequest | None = None,
+    origins: Origins = None,
+    headers: HeadersLike | None = None,
+    config: Config | None = None,
+    task_status: TaskStatus[Server] = TASK_STATUS_IGNORED,
+) -> None:
+    """Serve WebSockets until cancelled.
+
+    ::
+
+        async def echo(ws):
+            async for message in ws:
+                await ws.send(message)
+
+        await serve(echo, port=8080)
+
+    Cancelled, it closes every connection with 1001, lets handlers end for ``Config.cancel_grace``,
+    cancels those that have not, and ends.
+
+    :param task_status: for ``await task_group.start(serve, ...)``, which returns the `Server`
+        once it listens
+
+    Other arguments and errors are those of `open_server`.
+    """
+    opening = open_server(
+        handlers,
+        default=default,
+        host=host,
+        port=port,
+        listeners=listeners,
+        ssl_context=ssl_context,
+        on_request=on_request,
+        origins=origins,
+        headers=headers,
+        config=config,
+    )
+    async with opening as server:
+        task_status.started(server)
+        await sleep_forever()
+
+
+def open_server(
+    handlers: HandlersLike,
+    *,
+    default: Handler | None = None,
+    host: str | None = "localhost",
+    port: int | None = None,
+    listeners: Iterable[Listener[Any]] | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    on_request: OnRequest | None = None,
+    origins: Origins = None,
+    headers: HeadersLike | None = None,
+    config: Config | None = None,
+) -> AbstractAsyncContextManager[Server]:
+    """Serve WebSockets for the length of an ``async with`` block, which gets the `Server`.
+
+    Each connection's handler is a task of its own. Where it returns, the connection is closed with
+    1000; where it raises, that is logged with its traceback, the connection is closed with 1011,
+    and no other connection notices. Leaving the block is `Server.aclose`.
+
+    :param handlers: an async function that takes the `WebSocket`, for everybody; or a mapping
+        from subprotocols to such functions, with ``None`` for clients that offer none. Among the
+        subprotocols that both ends know, the client's order decides
+    :param default: for clients that offer none of the mapping's subprotocols, and, where it has
+        no ``None``, for those that offer none at all; without it they are refused with 400
+    :param host: name or address to listen at; ``None`` for all interfaces
+    :param port: TCP port; 0 lets the system choose: `Server.port` tells
+    :param listeners: AnyIO listeners to accept from instead of a host and port: Unix sockets,
+        inherited sockets, TLS of one's own. The server closes them
+    :param ssl_context: to serve ``wss://``
+    :param on_request: a function, async or not, that is shown every `Request` and answers with a
+        `Response`, a `Reject` (which it may also raise), or ``None`` to let the handshake go on.
+        It sees requests that are no WebSocket's, too, and may answer them
+    :param origins: which ``Origin`` a browser may come from beside the host itself: an iterable of
+        origins and compiled patterns, or ``"*"``. Requests without ``Origin`` are no browser's
+        and always allowed
+    :param headers: more headers for the 101
+    :param config: limits, timeouts and compression, for each connection
+    :raises ValueError, TypeError: an argument is wrong (the caller's fault)
+    :raises OSError: listening failed
+    """
+    if (port is None) == (listeners is None):
+        raise TypeError("a server needs a port=, or else listeners=")
+    table = Handlers(handlers, default)
+    server = Server(
+        table,
+        Policy.make(table.choose, on_request, origins, headers),
+        config if config is not None else Config(),
+        ssl_context,
+    )
+    return _Serving(server, host, port, listeners)
+
+
+def _single(listener: Listener[Any]) -> Iterator[Listener[Any]]:
+    """Yield the listeners that one stands for: a name has several addresses."""
+    if isinstance(listener, MultiListener):
+        for one in listener.listeners:
+            yield from _single(one)
+    else:
+        yield listener
+
+
+def _is_passing(error: BaseException) -> bool:
+    """Whether accepting may succeed later. A composite listener raises groups."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_passing, error.exceptions))
+    return isinstance(error, OSError)
+
+
+class _Served:
+    """One client, from the accepted stream on."""
+
+    __slots__ = ("connection", "handshake", "scope", "websocket")
+
+    def __init__(self) -> None:
+        self.scope = CancelScope(shield=True)  # the task
+        self.handshake = CancelScope()  # cancelled: the client gets 503
+        self.connection: Connection | None = None
+        self.websocket: WebSocket | None = None
+
+
+class Server:
+    """A running server. Made by `open_server`, and by `serve` through ``task_status``."""
+
+    def __init__(
+        self,
+        handlers: Handlers,
+        policy: Policy,
+        config: Config,
+        ssl_context: ssl.SSLContext | None,
+    ) -> None:
+        self._handlers = handlers
+        self._policy = policy
+        self._config = config
+        self._ssl_context = ssl_context
+        self._listeners: list[Listener[Any]] = []
+        self._accepting: list[CancelScope] = []
+        self._served: set[_Served] = set()
+        self._task_group: TaskGroup
+        self._listening = True
+        self._closing = False
+        self._all_gone = Event()  # of the current wait for connections; see `_wait_until_gone`
+        self._keep_connections = False
+
+    @property
+    def listeners(self) -> tuple[Listener[Any], ...]:
+        """What the server accepts from."""
+        return tuple(self._listeners)
+
+    @property
+    def port(self) -> int:
+        """The TCP port that the server listens at (the first one's, where there are several).
+
+        :raises RuntimeError: it listens at none
+        """
+        for listener in self._listeners:
+            port = listener.extra(SocketAttribute.local_port, None)
+            if port is not None:
+                return int(port)
+        raise RuntimeError("the server listens at no TCP port")
+
+    @property
+    def url(self) -> str:
+        """A URL that reaches the server from its own machine."""
+        for listener in self._listeners:
+            address = listener.extra(SocketAttribute.local_address, None)
+            if isinstance(address, tuple):
+                host = _REACHABLE.get(address[0], address[0])
+                host = f"[{host}]" if ":" in host else host
+                return f"{'wss' if self._ssl_context else 'ws'}://{host}:{address[1]}/"
+        raise RuntimeError("the server listens at no TCP port")
+
+    @property
+    def connections(self) -> frozenset[WebSocket]:
+        """The connections whose handlers run."""
+        return frozenset(s.websocket for s in self._served if s.websocket is not None)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closing else "serving"
+        return f"<anyws.Server {state}, {len(self._served)} connections>"
+
+    # --- Serving ---
+
+    async def _accept_from(self, listener: Listener[Any]) -> None:
+        with CancelScope() as scope:
+            self._accepting.append(scope)
+            while self._listening:
+                try:
+                    await listener.serve(self._serve_stream, self._task_group)
+                except Exception as error:
+                    if not self._listening:
+                        return
+                    if not _is_passing(error):
+                        _logger.error("accepting from %r has ended", listener, exc_info=error)
+                        return
+                    # Out of file descriptors or memory, or a connection that was gone before it
+                    # was accepted: no reason to stop.
+                    _logger.warning("accepting a connection failed, trying again: %s", error)
+                    await sleep(_ACCEPT_PAUSE)
+
+    async def _serve_stream(self, stream: ByteStream) -> None:
+        served = _Served()
+        self._served.add(served)
+        if self._closing:
+            served.handshake.cancel()
+        try:
+            with served.scope:
+                await self._serve_client(stream, served)
+        except Exception as error:
+            _logger.error("anyws failed while serving a client", exc_info=error)
+        finally:
+            self._served.discard(served)
+            if not self._served:
+                self._all_gone.set()
+
+    async def _serve_client(self, stream: ByteStream, served: _Served) -> None:
+        try:
+            connection = await accept(
+                stream,
+                self._policy,
+                self._config,
+                ssl_context=self._ssl_context,
+                scope=served.handshake,
+            )
+        except (HandshakeError, *STREAM_ERRORS) as error:
+            _logger.info("%s: no WebSocket: %s", peer_of(stream)[1], str(error) or repr(error))
+            return
+        websocket = connection.websocket()
+        served.connection = connection
+        handler = self._handlers.handler(websocket.request.subprotocols, websocket.subprotocol)
+        try:
+            async with connection:
+                served.websocket = websocket
+                if self._closing:
+                    self._send_away(served, self._config.close_timeout)
+                await handler(websocket)
+        except Exception as error:
+            if connection.is_own_end(error):
+                _logger.info("%r", websocket)
+            else:
+                _logger.error("the handler of %r failed", websocket, exc_info=error)
+        finally:
+            served.websocket = None
+
+    # --- Closing ---
+
+    async def aclose(self, *, keep_connections: bool = False) -> None:
+        """Stop listening and, unless they are kept, close the connections; wait for that.
+
+        Half-open handshakes are refused with 503, connections closed with 1001. Handlers have
+        ``Config.drain_timeout`` to end, and are cancelled after that. With ``keep_connections``
+        nothing but listening ends; leaving `open_server` then waits for the connections.
+
+        Any number of tasks may call it. Cancelled, the server does not listen any more, and the
+        connections are closing: leaving `open_server` waits for that, too.
+        """
+        await self._stop_listening()
+        if keep_connections:
+            self._keep_connections = True
+        else:
+            await self._drain(self._config.drain_timeout)
+
+    async def _stop_listening(self) -> None:
+        self._listening = False
+        for scope in self._accepting:
+            scope.cancel()
+        for listener in self._listeners:
+            with CancelScope(shield=True):
+                await listener.aclose()
+
+    async def _drain(self, timeout: float | None) -> None:
+        self._closing = True
+        deadline = math.inf if timeout is None else current_time() + timeout
+        for served in list(self._served):
+            if served.connection is None:
+                served.handshake.cancel()
+            else:
+                self._send_away(served, timeout)
+        with move_on_at(deadline):
+            await self._wait_until_gone()
+            return
+        for served in list(self._served):
+            served.scope.cancel()
+            if served.connection is not None:
+                served.connection.transport.give_up("the server had no more time")
+        await self._wait_until_gone()
+
+    def _send_away(self, served: _Served, seconds: float | None) -> None:
+        connection = served.connection
+        assert connection is not None
+        connection.transport.protocol.close(Close(CloseCode.GOING_AWAY))
+        connection.transport.close_within(self._config.close_timeout)
+        connection.transport.close_within(seconds)
+
+    async def _wait_until_gone(self) -> None:
+        while self._served:
+            if self._all_gone.is_set():
+                self._all_gone = Event()
+            await self._all_gone.wait()
+
+
+class _Serving:
+    """The context manager of a server."""
+
+    def __init__(
+        self,
+        server: Server,
+        host: str | None,
+        port: int | None,
+        listeners: Iterable[Listener[Any]] | None,
+    ) -> None:
+        self._server = server
+        self._host = host
+        self._port = port
+        self._given = listeners
+        self._entered = False
+
+    async def __aenter__(self) -> Server:
+        if self._entered:
+            raise RuntimeError("this context manager was entered before: make another")
+        self._entered = True
+        server = self._server
+        if self._given is not None:
+            server._listeners = [one for given in self._given for one in _single(given)]
+        else:
+            assert self._port is not None
+            listener = await create_tcp_listener(local_host=self._host, local_port=self._port)
+            server._listeners = list(_single(listener))
+        server._task_group = create_task_group()
+        await server._task_group.__aenter__()
+        for one in server._listeners:
+            server._task_group.start_soon(server._accept_from, one, name="anyws listener")
+        return server
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        server = self._server
+        cancelled = get_cancelled_exc_class()
+        finished = Event()
+        try:
+            try:
+                if exc is None and server._keep_connections:
+                    await server._wait_until_gone()
+                elif exc is None:
+                    await server.aclose()
+            finally:
+                with CancelScope(shield=True):
+                    await server._stop_listening()
+                    await server._drain(server._config.cancel_grace)
+        except cancelled:
+            if exc is None:
+                raise
+        finally:
+            finished.set()
+            await leave_task_group(server._task_group, finished, exc)

@@ -1,0 +1,1 @@
+"""Who moves the bytes between a `Protocol` and the network."""

@@ -1,0 +1,107 @@
+"""What a transport is: the one interface between a connection and whatever carries its bytes.
+
+One object per connection. It feeds the protocol and writes what the protocol has to say; it never
+decides anything about WebSocket. `WebSocket` calls it from the user's tasks; what a transport does
+besides, it does in tasks that `start` starts in the owner's task group. Those are shielded: they
+end when the connection does, never raise, and refer to nothing of the user's.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Final
+from typing import Protocol as Interface
+
+from anyio import BrokenResourceError, ClosedResourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
+
+    from anyio import Event
+    from anyio.abc import TaskGroup
+
+    from .._protocol.protocol import Protocol
+
+__all__ = ["STREAM_ERRORS", "Liveness", "Transport"]
+
+# What AnyIO's streams raise when they break; TLS adds its own, which are OSErrors.
+STREAM_ERRORS: Final = (BrokenResourceError, ClosedResourceError, OSError)
+
+
+class Liveness(Interface):
+    """What a transport needs of the policy of pings; `_keepalive.py` has it."""
+
+    failure: str | None
+
+    @property
+    def deadline(self) -> float: ...
+    def heard(self, now: float) -> None: ...
+    def check(self, now: float) -> None: ...
+    def end(self) -> None: ...
+
+
+class Transport(ABC):
+    protocol: Protocol
+    # Set when the stream is closed and nothing of the transport's is left but to return.
+    closed: Event
+
+    @abstractmethod
+    def start(self, task_group: TaskGroup) -> None:
+        """Start what serves the connection; called once."""
+
+    @abstractmethod
+    async def read_more(self) -> None:
+        """Return once more was fed to the protocol and parsed, or the stream has ended.
+
+        One task at a time. Cancelled, it loses nothing: the next call goes on from there.
+        """
+
+    @abstractmethod
+    def parse(self, *, one_message: bool = False) -> None:
+        """Let the protocol parse what it has, and act on what that brings."""
+
+    @abstractmethod
+    def taken(self) -> None:
+        """Take note that something was taken from the inbox: there may be room again."""
+
+    @abstractmethod
+    async def write(self, data: str | bytes, *, finished: bool, compress: bool | None) -> None:
+        """Send a message, or its next fragment: whole, or not at all.
+
+        Returns when it was handed to the network. Cancelled before its first byte went out it
+        sends nothing; after that the frame is finished without the caller, or the connection
+        ends. Raises what `Protocol.exception` gives when the connection is over.
+        """
+
+    @abstractmethod
+    def write_replies(self) -> None:
+        """See to it that the protocol's replies go out soon."""
+
+    @abstractmethod
+    def want_reader(self) -> AbstractContextManager[None]:
+        """Return a context manager in which reading does not wait for a `receive`."""
+
+    @abstractmethod
+    def on_ending(self, callback: Callable[[], object]) -> AbstractContextManager[None]:
+        """Return a context manager in which `callback` is called when the connection ends.
+
+        Not where it has ended before; and more than once where it ends in several steps.
+        """
+
+    @abstractmethod
+    def close_within(self, seconds: float | None) -> None:
+        """The closing handshake has begun: cut the stream when it takes longer than this."""
+
+    @abstractmethod
+    def abort(self, cause: str, *, by_us: bool = False) -> None:
+        """Cut the stream now; at once for the protocol, for the stream as soon as tasks run."""
+
+    @abstractmethod
+    def give_up(self, cause: str) -> None:
+        """Cut the stream, after one attempt at whatever reply is still due."""
+
+    @property
+    @abstractmethod
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        """The typed attributes of the stream."""

@@ -1,0 +1,332 @@
+"""The plain transport, over any AnyIO byte stream, and the reference for every other.
+
+**Writing** is done by one task, the writer (`writer.py`), which also closes the stream.
+
+**Reading.** Somebody always reads, but it is not always the same task. On a socket, the task that
+calls `receive` reads itself, which is twice as fast as being handed the bytes. When nobody has
+called for `IDLE_AFTER` seconds the second task, the attendant, reads ahead: pings are answered
+and a Close is noticed. Whoever finds the other reading waits for it. On a stream that is not a
+socket, the attendant does all the reading: closing such a stream may not wake a reader.
+
+**Time.** The attendant also has the timers: liveness, a write that does not get on, the closing
+handshake. Each of its waits ends at the nearest of them. A timer that has to be nearer than it
+was planned for moves the deadline of the wait in progress (`_plan`), which costs no task switch;
+the one for writes is planned once and then put off, not planned anew with each write.
+
+**The end.** Both tasks are shielded and raise nothing. The writer returns when the stream is
+closed; then everybody is released, and the attendant ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from anyio import CancelScope, EndOfStream, Event, current_time
+from anyio.abc import SocketAttribute
+from anyio.lowlevel import checkpoint
+
+from .._config import CHUNK_BYTES, IDLE_AFTER, LAST_ATTEMPT
+from .base import STREAM_ERRORS, Transport
+from .writer import Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from anyio.abc import ByteStream, TaskGroup
+
+    from .._config import Config
+    from .._protocol.protocol import Protocol
+    from .base import Liveness
+
+__all__ = ["StreamTransport"]
+
+_logger = logging.getLogger("anyws.protocol")
+
+
+class StreamTransport(Transport):
+    def __init__(
+        self, stream: ByteStream, protocol: Protocol, config: Config, liveness: Liveness
+    ) -> None:
+        self.protocol = protocol
+        self.closed = Event()
+        self._stream = stream
+        self._liveness = liveness
+        self._write_timeout = config.write_timeout
+        self._close_timeout = config.close_timeout
+        self._on_ending: list[Callable[[], object]] = []
+        self._writer = Writer(
+            stream, protocol, on_write=self._note_write, on_change=self._note_change
+        )
+        # Reading.
+        self._reads_inline = SocketAttribute.raw_socket in stream.extra_attributes
+        self._eof = False
+        self._inline_reading = False
+        self._attendant_reading = False
+        self._progress: Event | None = None  # while a receiver waits for the attendant
+        self._receives = 0
+        self._readers_wanted = 0
+        # The attendant.
+        self._scope = CancelScope(shield=True)
+        self._wait_scope: CancelScope | None = None
+        self._poked: Event | None = None
+        self._parked = False  # waiting for more than `IDLE_AFTER`
+        self._write_planned = False
+        self._close_deadline = math.inf
+        self._late_close = ""  # what to say when that passes, if not the usual
+
+    @property
+    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
+        return self._stream.extra_attributes
+
+    def start(self, task_group: TaskGroup) -> None:
+        task_group.start_soon(self._run_writer, name="anyws writer")
+        task_group.start_soon(self._run_attendant, name="anyws attendant")
+
+    # --- For the connection ---
+
+    async def read_more(self) -> None:
+        if self._eof or self.closed.is_set():
+            await checkpoint()
+        elif self._reads_inline and not self._attendant_reading:
+            self._inline_reading = True
+            try:
+                await self._read()
+            finally:
+                self._inline_reading = False
+                self._receives += 1
+                if self._parked:
+                    self._poke()
+            self.parse(one_message=True)
+        else:
+            self._receives += 1
+            self._progress = Event()
+            if self._parked:
+                self._poke()
+            try:
+                await self._progress.wait()
+            finally:
+                self._progress = None
+
+    def parse(self, *, one_message: bool = False) -> None:
+        self.protocol.parse(one_message=one_message)
+        self._react()
+
+    def taken(self) -> None:
+        if self._parked and not self._inline_reading and not self.protocol.wants_room:
+            self._poke()
+
+    async def write(self, data: str | bytes, *, finished: bool, compress: bool | None) -> None:
+        await self._writer.write(data, finished=finished, compress=compress)
+
+    def write_replies(self) -> None:
+        self._writer.wake()
+
+    @contextmanager
+    def want_reader(self) -> Iterator[None]:
+        self._readers_wanted += 1
+        self._poke()
+        try:
+            yield
+        finally:
+            self._readers_wanted -= 1
+
+    @contextmanager
+    def on_ending(self, callback: Callable[[], object]) -> Iterator[None]:
+        self._on_ending.append(callback)
+        try:
+            yield
+        finally:
+            self._on_ending.remove(callback)
+
+    def close_within(self, seconds: float | None) -> None:
+        if seconds is not None:
+            self._close_deadline = min(self._close_deadline, current_time() + seconds)
+            self._plan(self._close_deadline)
+        self._note_change()
+
+    def abort(self, cause: str, *, by_us: bool = False) -> None:
+        self.protocol.abort(cause, by_us=by_us)
+        self._writer.cut()
+        self._react()
+
+    def give_up(self, cause: str) -> None:
+        if self._writer.writing_since is None and self.protocol.has_replies:
+            self._late_close = cause
+            self.close_within(LAST_ATTEMPT)
+        else:
+            self.abort(cause, by_us=True)
+
+    # --- What follows from a change ---
+
+    def _react(self) -> None:
+        """Wake whoever has something to do after the protocol changed."""
+        protocol = self.protocol
+        if not protocol.sendable:
+            if self._close_deadline == math.inf and self._close_timeout is not None:
+                self._close_deadline = current_time() + self._close_timeout
+                self._plan(self._close_deadline)
+            self._liveness.end()
+            for callback in self._on_ending:
+                callback()
+            self._writer.wake()
+        elif protocol.has_replies:
+            self._writer.wake()
+        if self._progress is not None and (protocol.inbox.available or not protocol.receivable):
+            self._progress.set()
+
+    def _note_change(self) -> None:
+        self._react()
+        self._poke()
+
+    # --- Reading ---
+
+    async def _read(self) -> None:
+        """Feed one chunk, or the end of the stream, to the protocol."""
+        try:
+            data = await self._stream.receive(CHUNK_BYTES)
+        except EndOfStream:
+            self._end_reading(None)
+        except STREAM_ERRORS as error:
+            self._end_reading(error)
+        except Exception as error:
+            _logger.warning("a stream raised what AnyIO's do not", exc_info=error)
+            self._end_reading(error)
+        else:
+            self._liveness.heard(current_time())
+            self._writer.note_read()
+            self.protocol.receive_data(data)
+
+    def _end_reading(self, error: Exception | None) -> None:
+        self._eof = True
+        self._writer.eof.set()
+        self.protocol.receive_eof(error)
+        self._note_change()
+
+    async def _run_attendant(self) -> None:
+        try:
+            with self._scope:
+                await self._attend()
+        except Exception as error:
+            _logger.error("anyws failed while reading from a connection", exc_info=error)
+        finally:
+            # At the end of the connection, it was the writer that cancelled the scope.
+            if not self.closed.is_set():
+                self.abort("the task that served the connection was cancelled")
+
+    async def _attend(self) -> None:
+        # As if something had just been received: the program gets to call first.
+        receives = -1
+        while True:
+            now = current_time()
+            deadline = self._check_timers(now)
+            if self._inline_reading:
+                await self._wait(deadline, parked=True)
+            elif self._reads_inline and receives != self._receives and not self._must_read:
+                receives = self._receives
+                await self._wait(min(deadline, now + IDLE_AFTER), parked=False)
+            elif self.protocol.has_unparsed and not self.protocol.inbox.full:
+                self.parse()
+                await checkpoint()
+            elif self._eof or self._paused:
+                await self._wait(deadline, parked=True)
+            else:
+                await self._read_ahead(deadline)
+
+    @property
+    def _must_read(self) -> bool:
+        return self._readers_wanted > 0 or self._writer.is_long or not self.protocol.sendable
+
+    @property
+    def _paused(self) -> bool:
+        """Whether reading waits for the program to take messages."""
+        if not self.protocol.reading:
+            # What comes is dropped, and only the end of the stream is of interest.
+            return not self._writer.wants_eof
+        if self._progress is not None:
+            return self.protocol.inbox.full
+        return self.protocol.wants_room
+
+    async def _wait(self, deadline: float, *, parked: bool) -> None:
+        """Wait until poked, or until a deadline."""
+        self._poked = Event()
+        self._parked = parked
+        with CancelScope(deadline=deadline) as self._wait_scope:
+            await self._poked.wait()
+        self._wait_scope = self._poked = None
+        self._parked = False
+
+    def _poke(self) -> None:
+        if self._poked is not None:
+            self._poked.set()
+
+    async def _read_ahead(self, deadline: float) -> None:
+        self._attendant_reading = True
+        with CancelScope(deadline=deadline) as self._wait_scope:
+            await self._read()
+        self._wait_scope = None
+        self._attendant_reading = False
+        # What follows the message that somebody waits for is theirs to parse.
+        self.parse(one_message=self._progress is not None)
+
+    # --- Time ---
+
+    def _plan(self, deadline: float) -> None:
+        """See to it that the attendant looks at its timers by then."""
+        scope = self._wait_scope
+        if scope is not None and deadline < scope.deadline:
+            scope.deadline = deadline
+
+    def _note_write(self, now: float) -> None:
+        if not self._write_planned and self._write_timeout is not None:
+            self._write_planned = True
+            self._plan(now + self._write_timeout)
+
+    def _check_timers(self, now: float) -> float:
+        """Do what is due, and return when something will be due next."""
+        deadline = self._check_close(now)
+        deadline = min(deadline, self._check_write(now))
+        if self._paused:
+            # Nothing can be heard, and that is our doing.
+            self._liveness.heard(now)
+        self._liveness.check(now)
+        if self._liveness.failure is not None and self.protocol.sendable:
+            self.abort(self._liveness.failure)
+        self._react()
+        return min(deadline, self._liveness.deadline)
+
+    def _check_close(self, now: float) -> float:
+        if now >= self._close_deadline:
+            self._close_deadline = math.inf
+            what = (
+                "the peer's Close"
+                if self.protocol.ending.received is None
+                else "the end of the stream"
+            )
+            self.abort(self._late_close or f"{what} did not come in time")
+        return self._close_deadline
+
+    def _check_write(self, now: float) -> float:
+        timeout = self._write_timeout
+        since = self._writer.writing_since
+        if timeout is None or since is None:
+            self._write_planned = False
+            return math.inf
+        if now < since + timeout:
+            return since + timeout
+        self.abort(f"a write stalled: the peer took nothing for {timeout:.3g} s")
+        return math.inf
+
+    # --- The end ---
+
+    async def _run_writer(self) -> None:
+        try:
+            await self._writer.run()
+        finally:
+            self._eof = True
+            self.closed.set()
+            self.protocol.receive_eof()
+            self._react()
+            self._scope.cancel()
