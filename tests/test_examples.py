@@ -1,0 +1,293 @@
+"""The examples and the README's code, run as they stand, and what they print."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+import trustme
+from programs import ANYWS, ROOT, interrupt, run, started
+
+import anyws
+from anyws import Close, Closure
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Coroutine, Iterator
+
+EXAMPLES = ROOT / "examples"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+# README: language -> blocks
+BLOCKS: dict[str, list[str]] = {}
+for _language, _block in re.findall(r"^```(\w+)\n(.*?)^```$", README, re.M | re.S):
+    BLOCKS.setdefault(_language, []).append(_block)
+
+ORDINARY = Closure(
+    Close(1000), Close(1000), "ours", True, "this end closed the connection with 1000 (normal)"
+)
+
+
+@contextmanager
+def serving(name: str, *arguments: object) -> Iterator[str]:
+    """Run a server's example on a free port, give its URL, and end it with Ctrl-C."""
+    with started(EXAMPLES / name, *arguments, 0) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        found = re.fullmatch(r"serving at (wss?://127\.0\.0\.1:\d+/)\n", line)
+        assert found is not None, line
+        yield found[1]
+        assert interrupt(process) == (0, "bye\n", "")
+
+
+def output_of(name: str, *arguments: object) -> list[str]:
+    done = run(EXAMPLES / name, *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()
+
+
+def finish(client: Coroutine[Any, Any, None]) -> None:
+    """Run a client; where it hangs, the test fails in time to end what it has started."""
+    asyncio.run(asyncio.wait_for(client, timeout=40))
+
+
+def test_each_example_has_a_test():
+    source = (ROOT / "tests" / "test_examples.py").read_text(encoding="utf-8")
+    assert [path.name for path in EXAMPLES.glob("*.py") if f'"{path.name}"' not in source] == []
+
+
+# --- examples/ ---
+
+
+def test_the_echo_client_and_the_echo_server():
+    with serving("echo_server.py") as url:
+        *lines, ping, closure = output_of("echo_client.py", url)
+    assert lines == ["hello", r"b'\x00\xff'", "{'answer': 42}"]
+    assert re.fullmatch(r"ping: \d\.\d{6} s", ping)
+    assert closure == repr(ORDINARY)
+
+
+def test_a_client_in_a_plain_asyncio_program():
+    with serving("echo_server.py") as url:
+        lines = output_of("client_asyncio.py", url)
+    messages = [f"message {number}" for number in range(3)]
+    assert lines == [*messages, "nothing came", "still usable", repr(ORDINARY)]
+
+
+def test_a_client_in_a_plain_trio_program():
+    with serving("echo_server.py") as url:
+        lines = output_of("client_trio.py", url)
+    messages = [f"message {number}" for number in range(3)]
+    assert lines == [*messages, "nothing came", repr(ORDINARY), "from the task group"]
+
+
+def test_a_client_and_a_server_with_tls(tmp_path):
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "certificate.pem")
+    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+    with serving("tls_server.py", tmp_path / "certificate.pem", tmp_path / "key.pem") as url:
+        assert url.startswith("wss:")
+        lines = output_of("tls_client.py", url, tmp_path / "authority.pem")
+    assert lines == ["hello, privately"]
+
+
+@pytest.mark.parametrize(
+    ("offered", "chosen", "replies"),
+    [
+        (["echo"], "echo", ["Hello", b"bytes"]),
+        (["echo-uppercase"], "echo-uppercase", ["HELLO", b"BYTES"]),
+        (["chat", "echo-uppercase", "echo"], "echo-uppercase", ["HELLO", b"BYTES"]),
+    ],
+)
+def test_the_subprotocol_chooses_the_handler(offered, chosen, replies):
+    async def client(url):
+        async with anyws.open_websocket(url, subprotocols=offered) as ws:
+            assert ws.subprotocol == chosen
+            for message, reply in zip(["Hello", b"bytes"], replies, strict=True):
+                await ws.send(message)
+                assert await ws.receive() == reply
+
+    with serving("subprotocols_server.py") as url:
+        finish(client(url))
+
+
+@pytest.mark.parametrize("offered", [[], ["chat"]])
+def test_strangers_are_sent_away_by_the_default_handler(offered):
+    async def client(url):
+        async with anyws.open_websocket(url, subprotocols=offered) as ws:
+            assert ws.subprotocol is None
+            assert [message async for message in ws] == ["goodbye strange client"]
+        assert ws.closure.received == Close(1000)
+
+    with serving("subprotocols_server.py") as url:
+        finish(client(url))
+
+
+def test_in_the_chat_everybody_gets_what_anybody_says():
+    async def talk(url):
+        async with (
+            anyws.open_websocket(f"{url}?name=Ada") as ada,
+            anyws.open_websocket(f"{url}?name=Ben") as ben,
+        ):
+            assert await ada.receive() == "* Ada joins"
+            assert await ada.receive() == "* Ben joins"
+            assert await ben.receive() == "* Ben joins"
+            async with anyws.open_websocket(f"{url}?name=Cleo") as cleo:
+                everybody = (ada, ben, cleo)
+                for ws in everybody:
+                    assert await ws.receive() == "* Cleo joins"
+                async with anyio.create_task_group() as task_group:
+                    for ws in everybody:
+                        for number in range(10):
+                            task_group.start_soon(ws.send, f"{number}")
+                heard = [[await ws.receive() for _ in range(30)] for ws in everybody]
+                # All in the same order, and nothing twice or not at all.
+                assert heard[0] == heard[1] == heard[2]
+                assert sorted(heard[0]) == sorted(
+                    f"{name}: {number}" for name in ("Ada", "Ben", "Cleo") for number in range(10)
+                )
+            assert await ada.receive() == await ben.receive() == "* Cleo leaves"
+
+    with serving("chat.py") as url:
+        finish(talk(url))
+
+
+def test_in_the_chat_who_does_not_read_holds_nobody_up():
+    line = "x" * 50_000
+    lines = 400  # more than the network's buffers and the outbox take
+    # Compressed, they would all fit.
+    config = anyws.Config(inbox_size=1, compression=None)
+
+    async def talk(url):
+        async with (
+            anyws.open_websocket(f"{url}?name=Ada") as ada,
+            anyws.open_websocket(f"{url}?name=Ben", config=config) as ben,
+        ):
+            assert await ada.receive() == "* Ada joins"
+            assert await ada.receive() == "* Ben joins"
+            for _ in range(lines):
+                await ada.send(line)
+                assert await ada.receive() == f"Ada: {line}"
+            received, close = await count(ben)
+            assert close == Close(1013, "too slow")
+            assert 100 < received < lines
+
+    with serving("chat.py") as url:
+        finish(talk(url))
+
+
+async def count(ws: anyws.WebSocket) -> tuple[int, Close | None]:
+    """How many messages come, and with which Close they end."""
+    messages = 0
+    try:
+        async for _ in ws:
+            messages += 1
+    except anyws.ConnectionClosed as error:
+        return messages, error.closure.received
+    return messages, None
+
+
+# --- README.md ---
+
+
+def test_the_readme_has_both_commands_each_in_a_block_of_its_own():
+    assert BLOCKS["sh"] == [
+        "python -m pip install . && anyws demo\n",
+        "python -m pip install nox && python -m nox -s tests\n",
+    ]
+
+
+RUNNERS = [
+    "anyio.run(main)",
+    'anyio.run(main, backend="trio")',
+    "import asyncio; asyncio.run(main())",
+    "import trio; trio.run(main)",
+]
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_the_client_and_the_server_of_the_readme(runner, tmp_path):
+    port = free_port()
+    programs = [tmp_path / "server.py", tmp_path / "client.py"]
+    for path, block in zip(programs, BLOCKS["python"], strict=True):
+        assert block.count("8080") == block.count("anyio.run(main)") == 1
+        program = block.replace("8080", str(port)).replace("anyio.run(main)", runner)
+        path.write_text(program, encoding="utf-8")
+    with started(programs[0]) as server:
+        wait_for(port, server)
+        done = run(programs[1])
+    *lines, ping, closure = done.stdout.splitlines()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert lines == ["hello", r"b'\x00\x01'"]
+    assert re.fullmatch(r"ping: \d\.\d{4} s", ping)
+    assert closure == repr(ORDINARY)
+
+
+def test_the_command_of_the_readme():
+    port = free_port()
+    echo, connect = (block.replace("8080", str(port)) for block in BLOCKS["console"])
+    command, _, output = echo.partition("\n")
+    with started(*ANYWS, *command.removeprefix("$ anyws ").split()) as server:
+        assert server.stdout.readline() == output
+        command, _, output = connect.partition("\n")
+        command = command.removeprefix("$ echo hello | anyws ")
+        with started(*ANYWS, *command.split(), "--wait", 0) as client:
+            first = client.stderr.readline()
+            client.stdin.write("hello\n")
+            client.stdin.flush()
+            answer = client.stdout.readline()
+            _, last = client.communicate()
+    assert first + answer + last == output
+
+
+def test_the_names_of_the_readme_are_public():
+    table = README.partition("## What there is")[2].partition("## Errors")[0]
+    cells = re.findall(r"^\| (`.+?) \|", table, re.M)
+    names = {name for cell in cells for name in re.findall(r"`(\w+)", cell)}
+    assert len(names) > 15
+    assert names <= set(anyws.__all__)
+
+
+def test_the_exceptions_of_the_readme_are_the_library_s():
+    described = {}
+    parents: list[str] = []
+    for line in BLOCKS["text"][0].splitlines():
+        prefix, name = re.match(r"([^A-Za-z]*)(\w+)", line).groups()
+        depth = len(prefix) // 4
+        parents[depth:] = [name]
+        described[name] = parents[depth - 1] if depth else "Exception"
+    real = {
+        name: value.__mro__[1].__name__
+        for name in anyws.__all__
+        if isinstance(value := getattr(anyws, name), type)
+        and issubclass(value, anyws.WebSocketError)
+    }
+    assert described == real
+
+
+def test_the_links_of_the_readme_lead_somewhere():
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+    assert len(links) > 10
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def wait_for(port: int, server: subprocess.Popen[str]) -> None:
+    """Connect until somebody listens; each try waits for the system's answer."""
+    while server.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=30).close()
+        except ConnectionRefusedError:
+            continue
+        return
+    pytest.fail(f"the server has ended: {server.communicate()}")
