@@ -19,7 +19,7 @@ from anyio.abc import SocketAttribute
 from anyio.streams.tls import TLSStream
 
 from ._close import Role
-from ._config import CHUNK_BYTES, LINGER, Config
+from ._config import CHUNK_BYTES, LINGER, as_config
 from ._connection import Connection, Opening
 from ._errors import HandshakeError, HandshakeInvalid, HandshakeRejected, HandshakeTimeout
 from ._handlers import choose_subprotocol
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import ByteStream
 
+    from ._config import Config
     from ._protocol.http import HeadersLike
     from ._websocket import WebSocket
 
@@ -144,7 +145,7 @@ def wrap_server_stream(
     policy = Policy.make(
         lambda offered: choose_subprotocol(offered, known), on_request, origins, headers
     )
-    return _ServerOpening(stream, policy, config if config is not None else Config())
+    return _ServerOpening(stream, policy, as_config(config))
 
 
 class _ServerOpening(Opening):

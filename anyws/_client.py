@@ -17,7 +17,7 @@ from anyio import (
 from anyio.streams.tls import TLSStream
 
 from ._close import Role
-from ._config import CHUNK_BYTES, Config
+from ._config import CHUNK_BYTES, as_config
 from ._connection import Connection, Opening
 from ._errors import HandshakeInvalid, HandshakeRejected, HandshakeTimeout
 from ._handshake import Handshake
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import ByteStream, TaskGroup, TaskStatus
 
+    from ._config import Config
     from ._protocol.http import HeadersLike
     from ._websocket import WebSocket
 
@@ -210,7 +211,7 @@ class _ClientOpening(Opening):
         self.url = source.url
         self._source = source
         self._arguments = arguments
-        self._config = config if config is not None else Config()
+        self._config = as_config(config)
         # Errors in the arguments are the caller's, and raised where the caller stands.
         self._arguments.handshake(self.url, self._config)
 

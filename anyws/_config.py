@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Final
 
-__all__ = ["Config", "Deflate"]
+__all__ = ["Config", "Deflate", "as_config", "check_range"]
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -37,7 +37,7 @@ LAST_ATTEMPT: Final = 0.1
 IDLE_AFTER: Final = 0.05
 
 
-def _check_range(name: str, value: object, low: int, high: int | None) -> None:
+def check_range(name: str, value: object, low: int, high: int | None) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, not {type(value).__name__}")
     if value < low or (high is not None and value > high):
@@ -79,12 +79,12 @@ class Deflate:
     peer_window_bits: int | None = None
 
     def __post_init__(self) -> None:
-        _check_range("level", self.level, 0, 9)
-        _check_range("window_bits", self.window_bits, 9, 15)
-        _check_range("mem_level", self.mem_level, 1, 9)
-        _check_range("threshold", self.threshold, 0, None)
+        check_range("level", self.level, 0, 9)
+        check_range("window_bits", self.window_bits, 9, 15)
+        check_range("mem_level", self.mem_level, 1, 9)
+        check_range("threshold", self.threshold, 0, None)
         if self.peer_window_bits is not None:
-            _check_range("peer_window_bits", self.peer_window_bits, 9, 15)
+            check_range("peer_window_bits", self.peer_window_bits, 9, 15)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +157,7 @@ class Config:
                 if field.name == "cancel_grace":
                     raise TypeError("cancel_grace must be a number of seconds; 0 turns it off")
             elif field.name.endswith(("_size", "_fragments")):
-                _check_range(field.name, value, 1, None)
+                check_range(field.name, value, 1, None)
             elif isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise TypeError(
                     f"{field.name} must be a number of seconds, not {type(value).__name__}"
@@ -171,3 +171,12 @@ class Config:
         if self.max_message_size is None:
             return UNLIMITED_INBOX_BYTES
         return self.max_message_size
+
+
+def as_config(config: object) -> Config:
+    """Return the `Config` that a caller gave: ``None`` is the default one."""
+    if config is None:
+        return Config()
+    if not isinstance(config, Config):
+        raise TypeError(f"config must be a Config, not {type(config).__name__}")
+    return config

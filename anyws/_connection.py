@@ -12,10 +12,18 @@ AnyIO does not know of (`asyncio.Task.cancel`); one while the closing handshake 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
-from anyio import CancelScope, Event, create_task_group, current_time, get_cancelled_exc_class
+from anyio import (
+    CancelScope,
+    Event,
+    create_task_group,
+    current_effective_deadline,
+    current_time,
+    get_cancelled_exc_class,
+)
 
 from ._close import CloseCode, Role, check_close
 from ._keepalive import Keepalive
@@ -86,9 +94,11 @@ class Connection:
             if exc is None:
                 await self._close(CloseCode.NORMAL, self._config.close_timeout)
             else:
-                crashed = self._protocol.role is Role.SERVER and not isinstance(exc, cancelled)
+                # The grace is for a cancellation that has come; one that is still to come ends it.
+                was_cancelled = isinstance(exc, cancelled)
+                crashed = self._protocol.role is Role.SERVER and not was_cancelled
                 code = CloseCode.INTERNAL_ERROR if crashed else CloseCode.GOING_AWAY
-                with CancelScope(shield=True):
+                with CancelScope(shield=was_cancelled or _is_cancelled()):
                     await self._close(code, self._config.cancel_grace)
         except cancelled:
             # Never in the place of the body's own exception.
@@ -143,6 +153,11 @@ class Opening(ABC):
             await connection.__aexit__(exc_type, exc, traceback)
         finally:
             self._websocket = None
+
+
+def _is_cancelled() -> bool:
+    """Whether the current scope is cancelled, as AnyIO says it."""
+    return current_effective_deadline() == -math.inf
 
 
 async def leave_task_group(

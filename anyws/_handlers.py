@@ -63,9 +63,11 @@ class Handlers:
         """Return the subprotocol for a client; raise `Reject` where no handler would serve it."""
         name = choose_subprotocol(offered, self._by_name)
         if name is None and (self._default if offered else self._for_none) is None:
-            what = "none of the subprotocols offered" if offered else "a client without subprotocol"
-            known = ", ".join(self._by_name) or "none"
-            raise Reject(400, f"this server does not serve {what}; it knows: {known}\n")
+            if offered:
+                what = "this server serves none of the subprotocols offered"
+            else:
+                what = "this server does not serve clients without a subprotocol"
+            raise Reject(400, f"{what}; it knows: {', '.join(self._by_name) or 'none'}\n")
         return name
 
     def handler(self, offered: tuple[str, ...], chosen: str | None) -> Handler:

@@ -33,7 +33,7 @@ from anyio.streams.stapled import MultiListener
 
 from ._accept import Policy, accept, peer_of
 from ._close import Close, CloseCode
-from ._config import Config
+from ._config import as_config, check_range
 from ._connection import Connection, leave_task_group
 from ._errors import HandshakeError
 from ._handlers import Handlers
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from anyio.abc import ByteStream, Listener, TaskGroup, TaskStatus
 
     from ._accept import OnRequest
+    from ._config import Config
     from ._handlers import Handler, HandlersLike
     from ._protocol.http import HeadersLike
     from ._protocol.origin import Origins
@@ -155,11 +156,13 @@ def open_server(
     """
     if (port is None) == (listeners is None):
         raise TypeError("a server needs a port=, or else listeners=")
+    if port is not None:
+        check_range("port", port, 0, 65535)
     table = Handlers(handlers, default)
     server = Server(
         table,
         Policy.make(table.choose, on_request, origins, headers),
-        config if config is not None else Config(),
+        as_config(config),
         ssl_context,
     )
     return _Serving(server, host, port, listeners)

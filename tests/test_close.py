@@ -85,13 +85,13 @@ def test_a_reason_with_a_lone_surrogate_is_refused() -> None:
 @pytest.mark.parametrize("code", [None, 1000.0, "1000", b"1000", True])
 def test_a_code_is_an_int(code: object) -> None:
     with pytest.raises(TypeError, match="close code must be an int"):
-        check_close(code, "", Role.CLIENT)  # type: ignore[arg-type]
+        check_close(code, "", Role.CLIENT)
 
 
 @pytest.mark.parametrize("reason", [None, b"why", 5])
 def test_a_reason_is_a_str(reason: object) -> None:
     with pytest.raises(TypeError, match="close reason must be a str"):
-        check_close(1000, reason, Role.CLIENT)  # type: ignore[arg-type]
+        check_close(1000, reason, Role.CLIENT)
 
 
 @pytest.mark.parametrize("code", [CloseCode.GOING_AWAY, OtherCode.OURS])

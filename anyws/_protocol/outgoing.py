@@ -50,7 +50,10 @@ def as_binary(data: object) -> bytes:
         return data.tobytes()
     if isinstance(data, str):
         return as_text(data).encode()
-    raise TypeError(
-        "a message must be str, bytes, bytearray or memoryview, not "
-        f"{type(data).__module__}.{type(data).__qualname__}"
+    kind = type(data)
+    name = (
+        kind.__qualname__
+        if kind.__module__ == "builtins"
+        else f"{kind.__module__}.{kind.__qualname__}"
     )
+    raise TypeError(f"a message must be str, bytes, bytearray or memoryview, not {name}")

@@ -153,7 +153,7 @@ class Protocol:
         return self.inbox.too_far_ahead or (
             buffered > 0
             and self._config.max_message_size is None
-            and self.ours is Half.OPEN
+            and not self.inbox.discarding
             and buffered + self.inbox.partial_bytes >= self._config.inbox_bytes
         )
 
@@ -268,7 +268,6 @@ class Protocol:
             return True
         config = self._config
         if head.opcode != CONTINUATION:
-            self._fragments = self._message_bytes = 0
             self._compressed = head.rsv1
         self._fragments += 1
         if config.max_fragments is not None and self._fragments > config.max_fragments:
@@ -378,8 +377,6 @@ class Protocol:
         self._stop_writing()
         if self.theirs is Half.OPEN:
             self.ending.note_loss(error, "the stream was closed")
-        else:
-            self._settle()
 
     def _send_close(self, close: Close) -> None:
         self._reply(_close_event(close))
@@ -480,6 +477,6 @@ def _decode_close(payload: bytes) -> Close | None:
     if not payload:
         return _NO_CODE
     code = int.from_bytes(payload[:2], "big")
-    if len(payload) == 1 or not is_wire_code(code):
+    if not is_wire_code(code):  # which the one byte of half a code never is
         return None
     return Close(code, payload[2:].decode())

@@ -153,11 +153,17 @@ class StreamTransport(Transport):
         self._react()
 
     def give_up(self, cause: str) -> None:
-        if self._writer.writing_since is None and self.protocol.has_replies:
-            self._late_close = cause
-            self.close_within(LAST_ATTEMPT)
+        since = self._writer.writing_since
+        if since is None:
+            hopeless = not self.protocol.has_replies
         else:
+            hopeless = current_time() - since >= LAST_ATTEMPT
+        if hopeless:
             self.abort(cause, by_us=True)
+        else:
+            self._late_close = cause
+            self._writer.hurry(cause)
+            self.close_within(LAST_ATTEMPT)
 
     # --- What follows from a change ---
 

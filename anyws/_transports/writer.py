@@ -68,6 +68,7 @@ class Writer:
     ) -> None:
         self.writing_since: float | None = None
         self.is_long = False  # the write in progress has gone on for a while
+        self._hurry: str | None = None  # why nothing is waited for any more
         self.wants_eof = False  # nothing is left to write, and the peer is to end its half
         self.eof = Event()  # set by the transport: nothing will be read any more
         self._stream = stream
@@ -104,6 +105,11 @@ class Writer:
         """Close the stream by force, whatever is still to be written."""
         self._scope.cancel()
 
+    def hurry(self, cause: str) -> None:
+        """Write what is owed to the peer, and then close the stream by force."""
+        self._hurry = cause
+        self.wake()
+
     def note_read(self) -> None:
         """Take note that a read went by: a write that outlasts two waits for the peer."""
         if self.writing_since is not None:
@@ -115,12 +121,14 @@ class Writer:
         try:
             with self._scope:
                 await self._write_until_the_end()
-                await self._close_in_order()
+                if self._hurry is None:
+                    await self._close_in_order()
         except Exception as error:
             _logger.error("anyws failed while writing to a connection", exc_info=error)
         finally:
             if not self._protocol.finished:
-                self._protocol.abort("the task that served the connection was cancelled")
+                cause = "the task that served the connection was cancelled"
+                self._protocol.abort(self._hurry or cause, by_us=self._hurry is not None)
             try:
                 with CancelScope(shield=True):
                     await self._quietly(aclose_forcefully(self._stream))
@@ -135,7 +143,7 @@ class Writer:
             if frames:
                 if not await self._write_out(frames):
                     return
-            elif self._protocol.finished:
+            elif self._protocol.finished or self._hurry is not None:
                 return
             else:
                 self._work = Event()

@@ -181,6 +181,12 @@ ENDS: list[tuple[str, list[Callable[[Protocol], None]], type[ConnectionClosed], 
         Closure(C1000, C1000, "ours", True, OURS),
     ),
     (
+        "our close and their answer, then all is cut",
+        [we_close, written, peer_closes(1000), we_give_up, write_fails, end_stream],
+        ClosedByUs,
+        Closure(C1000, C1000, "ours", True, OURS),
+    ),
+    (
         "our close and the end of the stream",
         [we_close, end_stream],
         ClosedByUs,

@@ -213,6 +213,18 @@ def test_data_that_does_not_compress_may_take_a_little_more_on_the_wire(role: Ro
     assert verdict(p) == 1009
 
 
+def test_a_compressed_message_may_have_any_size_on_the_wire_in_frames_that_do_not(
+    role: Role,
+) -> None:
+    """R-105, D-16."""
+    p = protocol(role, compression=True, max_message_size=10)
+    # Blocks of nothing, and a few bytes.
+    nothing = b"\x00\x00\x00\xff\xff" * 200
+    feed(p, to(p, BINARY, nothing, fin=False, rsv=RSV1), to(p, CONTINUATION, nothing, fin=False))
+    feed(p, to(p, CONTINUATION, deflated(b"x" * 10)))
+    assert messages(p) == [b"x" * 10]
+
+
 # --- Memory ---
 
 
@@ -439,6 +451,38 @@ def test_messages_nobody_takes_are_bounded(role: Role) -> None:
     feed(p, to(p, BINARY, b"x" * MIB, fin=False))
     assert p.wants_room
     assert not p.inbox.full
+
+
+def test_a_message_as_large_as_the_limit_does_not_stop_reading_before_its_end(role: Role) -> None:
+    """V5."""
+    p = protocol(role, max_message_size=100)
+    data = to(p, BINARY, b"x" * 100)
+    feed(p, data[:-1])
+    assert not p.wants_room
+    feed(p, data[-1:])
+    assert p.wants_room
+
+
+def test_the_begun_message_and_its_next_frame_are_bounded_together(role: Role) -> None:
+    """V5, W25."""
+    p = protocol(role, max_message_size=None)
+    feed(p, to(p, BINARY, b"x" * (MIB // 2), fin=False))
+    feed(p, head(CONTINUATION, MIB, mask=masked(p)), b"x" * (MIB // 2 - 100))
+    assert not p.wants_room
+    feed(p, b"x" * 100)
+    assert p.wants_room
+    assert not p.inbox.full
+
+
+def test_messages_nobody_takes_are_bounded_after_send_eof_too(role: Role) -> None:
+    """V5, W25."""
+    p = protocol(role, max_message_size=None)
+    p.close(Close(1000), deliver=True)
+    feed(p, head(BINARY, 2**40, mask=masked(p)), b"x" * MIB)
+    assert p.wants_room
+    p.close(Close(1000))
+    parse_all(p)
+    assert not p.wants_room
 
 
 def test_one_message_may_be_parsed_at_a_time(role: Role) -> None:
