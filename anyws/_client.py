@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import ssl
 from typing import TYPE_CHECKING
 
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
     from ._websocket import WebSocket
 
 __all__ = ["connect_websocket", "open_websocket", "wrap_client_stream"]
-
-_logger = logging.getLogger("anyws.client")
 
 
 def open_websocket(

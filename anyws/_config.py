@@ -13,7 +13,7 @@ __all__ = ["Config", "Deflate", "as_config", "check_range"]
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
-# Bounds that no program has a reason to move. Sources: section 3.5 of the design notes in docs/.
+# Bounds that no program has a reason to move; docs/limits.md lists them with the others.
 MAX_HEAD_BYTES: Final = 16 * KIB
 MAX_HEAD_LINES: Final = 128
 MAX_INTERIM_RESPONSES: Final = 16

@@ -1,10 +1,10 @@
 """Who owns a connection: from the end of the opening handshake to the closed stream.
 
 `Connection` is the one context manager behind every way in. Entered, it starts the tasks that
-serve the connection in a task group of its own; left, it closes the connection as the body's end
-asks for (DESIGN: returning 1000, an exception 1011 or 1001, cancellation 1001), waits until the
-stream is closed, and lets the task group go, which is empty by then. The body's exception never
-passes through that group, so it leaves as it is.
+serve the connection in a task group of its own. Left, it closes the connection as the body's end
+asks for: with 1000 where it returned, 1011 where it raised on a server, 1001 otherwise. Then it
+waits until the stream is closed, and lets the task group go, which is empty by then. The body's
+exception never passes through that group, so it leaves as it is.
 
 The library's tasks are shielded. What can still end them from outside is a cancellation that
 AnyIO does not know of (`asyncio.Task.cancel`); one while the closing handshake runs ends it.

@@ -146,7 +146,7 @@ def open_server(
     :param on_request: a function, async or not, that is shown every `Request` and answers with a
         `Response`, a `Reject` (which it may also raise), or ``None`` to let the handshake go on.
         It sees requests that are no WebSocket's, too, and may answer them
-    :param origins: which ``Origin`` a browser may come from beside the host itself: an iterable of
+    :param origins: which ``Origin`` a browser may come from beside the host itself: a collection of
         origins and compiled patterns, or ``"*"``. Requests without ``Origin`` are no browser's
         and always allowed
     :param headers: more headers for the 101
