@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 
 import pytest
@@ -46,7 +47,7 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
 def test_every_field_is_documented_and_known_here() -> None:
     for kind in (Config, Deflate):
         for field in dataclasses.fields(kind):
-            assert f"\n    {field.name}:\n" in (kind.__doc__ or "")
+            assert f"\n{field.name}:\n" in inspect.cleandoc(kind.__doc__ or "")
     assert {field.name for field in dataclasses.fields(Config)} == {*SIZES, *TIMES, "compression"}
 
 

@@ -1,0 +1,123 @@
+"""`docs/requirements.md`, held against the tests: every requirement is shown, or knowingly not met.
+
+A test names the requirements that it shows in the first line of its docstring, ``R-33`` or
+``D-19``, also as ``R-90..R-93``. The page has the list of them; its last column is written by
+
+    python tests/test_requirements.py --write
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+PAGE = TESTS.parent / "docs" / "requirements.md"
+DEVIATIONS = TESTS.parent / "docs" / "conformance.md"
+
+ID = re.compile(r"\b([RD])-(\d+)(?:\.\.(?:\1-)?(\d+))?")
+ROW = re.compile(r"^\| (?P<id>[RD]-\d+) \| (?P<rfc>[^|]+) \| (?P<words>[^|]+) \|(?P<shown>.*)\|$")
+
+
+def ids_in(text: str) -> list[str]:
+    """The ids in a text, ranges written out."""
+    return [
+        f"{match[1]}-{number}"
+        for match in ID.finditer(text)
+        for number in range(int(match[2]), int(match[3] or match[2]) + 1)
+    ]
+
+
+def named_by_tests() -> dict[str, list[tuple[str, str]]]:
+    """Requirement -> (file, test), in the order of the files."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for path in sorted(TESTS.rglob("test_*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                first_line = (ast.get_docstring(node) or "").partition("\n")[0]
+                for one in dict.fromkeys(ids_in(first_line)):
+                    place = path.relative_to(TESTS).as_posix()
+                    found.setdefault(one, []).append((place, node.name))
+    return found
+
+
+def deviations() -> dict[str, str]:
+    """Requirement -> the anchor of its entry; an entry is a heading that begins with ids."""
+    found = {}
+    section = DEVIATIONS.read_text().partition("\n## Knowing deviations\n")[2]
+    for heading in re.findall(r"^### (.+)$", section.partition("\n## ")[0], re.M):
+        for one in ids_in(heading.partition(":")[0]):
+            # As GitHub and MyST make anchors from headings.
+            found[one] = re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+    return found
+
+
+def requirements() -> dict[str, re.Match[str]]:
+    """Requirement -> its row on the page."""
+    rows = (ROW.match(line) for line in PAGE.read_text().splitlines())
+    return {row["id"]: row for row in rows if row}
+
+
+def page_as_it_should_be() -> str:
+    shown_by = named_by_tests()
+    excused = deviations()
+    lines = []
+    for line in PAGE.read_text().splitlines():
+        row = ROW.match(line)
+        if row is not None:
+            cells = [row["id"], row["rfc"], row["words"]]
+            cells.append(shown(shown_by.get(row["id"], []), excused.get(row["id"])))
+            line = f"| {' | '.join(cells)} |"
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def shown(tests: list[tuple[str, str]], anchor: str | None) -> str:
+    """The last cell of a row."""
+    by_file: dict[str, list[str]] = {}
+    for place, name in tests:
+        by_file.setdefault(place, []).append(f"`{name}`")
+    parts = [f"{place}: {', '.join(names)}" for place, names in by_file.items()]
+    if anchor is not None:
+        parts.append(f"[why not](conformance.md#{anchor})")
+    return "<br>".join(parts) or "nothing"
+
+
+def test_ranges_of_ids_are_written_out():
+    text = "R-9. R-90..R-92, D-1..2 and W-3, UTF-8"
+    assert ids_in(text) == ["R-9", "R-90", "R-91", "R-92", "D-1", "D-2"]
+
+
+def test_the_page_lists_every_requirement_once():
+    every = [f"R-{n}" for n in range(1, 108)] + [f"D-{n}" for n in range(1, 25)]
+    assert list(requirements()) == every
+    assert PAGE.read_text().count("\n| R-") + PAGE.read_text().count("\n| D-") == len(every)
+
+
+def test_every_requirement_has_a_test_or_an_entry_among_the_deviations():
+    missing = requirements().keys() - named_by_tests().keys() - deviations().keys()
+    assert not missing, sorted(missing, key=lambda one: (one[0], int(one[2:])))
+
+
+def test_no_test_and_no_deviation_names_an_unknown_requirement():
+    assert named_by_tests().keys() <= requirements().keys()
+    assert deviations().keys() <= requirements().keys()
+
+
+def test_only_tests_name_requirements():
+    named = {name for tests in named_by_tests().values() for _, name in tests}
+    assert [name for name in named if not name.lower().startswith("test")] == []
+
+
+def test_the_page_names_the_tests_that_there_are():
+    """On a failure: `python tests/test_requirements.py --write`, and look at what changed."""
+    assert PAGE.read_text().splitlines() == page_as_it_should_be().splitlines()
+
+
+if __name__ == "__main__":
+    if "--write" in sys.argv[1:]:
+        PAGE.write_text(page_as_it_should_be())
+    uncovered = requirements().keys() - named_by_tests().keys() - deviations().keys()
+    sys.stdout.write(f"without a test or a reason: {', '.join(sorted(uncovered)) or 'none'}\n")
