@@ -28,6 +28,7 @@ from ._protocol.handshake_server import BadRequest, ServerHandshake
 from ._protocol.http import Headers, Reject, Request, Response, text_response
 from ._protocol.origin import Origins, check_origin, check_origins_argument
 from ._transports.base import STREAM_ERRORS
+from ._transports.stream import hold_back
 
 if TYPE_CHECKING:
     import ssl
@@ -185,6 +186,7 @@ async def accept(
     scope = scope if scope is not None else CancelScope()
     handshake = ServerHandshake(config.compression)
     encrypted = False
+    hold_back(stream)
     refused = _Refused(text_response(503, "the server is closing\n"))
     try:
         with move_on_after(timeout) as timer, scope:

@@ -22,6 +22,7 @@ from ._errors import HandshakeInvalid, HandshakeRejected, HandshakeTimeout
 from ._handshake import Handshake
 from ._protocol.handshake_client import ClientHandshake
 from ._protocol.url import URL, parse_url
+from ._transports.stream import hold_back
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -226,6 +227,7 @@ class _ClientOpening(Opening):
         handshake = self._arguments.handshake(self.url, self._config)
         with move_on_after(timeout):
             stream = await self._source.open()
+            hold_back(stream)
             try:
                 return await self._shake_hands(stream, handshake)
             except BaseException:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from anyio import CancelScope, EndOfStream, Event, current_time
 from anyio.abc import SocketAttribute
 from anyio.lowlevel import checkpoint
+from anyio.streams.tls import TLSStream
 
 from .._config import CHUNK_BYTES, IDLE_AFTER, LAST_ATTEMPT
 from .base import STREAM_ERRORS, Transport
@@ -35,15 +36,32 @@ from .writer import Writer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from anyio.abc import ByteStream, TaskGroup
+    from anyio.abc import AnyByteStream, ByteStream, TaskGroup
 
     from .._config import Config
     from .._protocol.protocol import Protocol
     from .base import Liveness
 
-__all__ = ["StreamTransport"]
+__all__ = ["StreamTransport", "hold_back"]
 
 _logger = logging.getLogger("anyws.protocol")
+
+
+def hold_back(stream: AnyByteStream) -> None:
+    """Keep a new stream from reading ahead without bound.
+
+    AnyIO's stream on asyncio reads from the moment it is connected, into a queue of its own, until
+    a `receive` has had to wait. Where a peer sends without pause, none ever has to. A stream that
+    was paused once reads no more than `receive` asks for. There is no public way to say so.
+    """
+    while isinstance(stream, TLSStream):
+        stream = stream.transport_stream
+    pause = getattr(getattr(stream, "_transport", None), "pause_reading", None)
+    if pause is not None:
+        try:
+            pause()
+        except RuntimeError:
+            pass  # closed already
 
 
 class StreamTransport(Transport):
