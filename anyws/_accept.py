@@ -13,6 +13,7 @@ from anyio import (
     CancelScope,
     EndOfStream,
     aclose_forcefully,
+    get_cancelled_exc_class,
     move_on_after,
 )
 from anyio.abc import SocketAttribute
@@ -20,7 +21,7 @@ from anyio.streams.tls import TLSStream
 
 from ._close import Role
 from ._config import CHUNK_BYTES, LINGER, as_config
-from ._connection import Connection, Opening
+from ._connection import Connection, Opening, is_cancellation
 from ._errors import HandshakeError, HandshakeInvalid, HandshakeRejected, HandshakeTimeout
 from ._handlers import choose_subprotocol
 from ._handshake import Handshake
@@ -109,7 +110,9 @@ class Policy:
             )
         except Reject as reject:
             return reject.response
-        except Exception:
+        except (Exception, get_cancelled_exc_class()) as error:
+            if is_cancellation(error):
+                raise
             _logger.exception("on_request failed for %r; the client gets 500", request)
             return text_response(500, "internal server error\n")
 

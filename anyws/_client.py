@@ -25,7 +25,7 @@ from ._protocol.url import URL, parse_url
 from ._transports.stream import hold_back
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from anyio.abc import ByteStream, TaskGroup, TaskStatus
@@ -130,8 +130,16 @@ async def connect_websocket(
         config,
     )
     name = f"anyws connection to {opening.url.safe}"
-    websocket: WebSocket = await task_group.start(opening.run, name=name)
-    return websocket
+    # Not through `started`: both backends keep its value for as long as the task lives, and the
+    # program is to be the only one to hold the connection.
+    made: list[WebSocket] = []
+    try:
+        await task_group.start(opening.run, made.append, name=name)
+    except BaseException:
+        for websocket in made:
+            websocket.abort()
+        raise
+    return made.pop()
 
 
 class _Arguments:
@@ -213,12 +221,17 @@ class _ClientOpening(Opening):
         # Errors in the arguments are the caller's, and raised where the caller stands.
         self._arguments.handshake(self.url, self._config)
 
-    async def run(self, *, task_status: TaskStatus[WebSocket] = TASK_STATUS_IGNORED) -> None:
+    async def run(
+        self,
+        hand_over: Callable[[WebSocket], None],
+        *,
+        task_status: TaskStatus[None] = TASK_STATUS_IGNORED,
+    ) -> None:
         """Be the task that stands for a connection: it ends when that is closed."""
         connection = await self.connect()
         async with connection:
-            # Not held here: only the program does.
-            task_status.started(connection.websocket())
+            hand_over(connection.websocket())
+            task_status.started()
             await connection.transport.closed.wait()
 
     async def connect(self) -> Connection:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from ._handshake import Handshake
     from ._protocol.negotiation import Negotiated
 
-__all__ = ["Connection", "Opening", "leave_task_group"]
+__all__ = ["Connection", "Opening", "is_cancellation", "leave_task_group"]
 
 
 class Connection:
@@ -110,10 +110,7 @@ class Connection:
     async def _close(self, code: CloseCode, seconds: float | None) -> None:
         transport = self.transport
         self._protocol.close(check_close(code, "", self._protocol.role))
-        if seconds == 0:
-            transport.give_up("there was no time for the closing handshake")
-        else:
-            transport.close_within(seconds)
+        transport.close_within(seconds)
         try:
             await transport.closed.wait()
         except BaseException:
@@ -155,8 +152,15 @@ class Opening(ABC):
             self._websocket = None
 
 
+def is_cancellation(error: BaseException) -> bool:
+    """Whether this is the cancellation of the task that it has reached.
+
+    On asyncio it may be that of something else, which the task has waited for.
+    """
+    return isinstance(error, get_cancelled_exc_class()) and _is_cancelled()
+
+
 def _is_cancelled() -> bool:
-    """Whether the current scope is cancelled, as AnyIO says it."""
     return current_effective_deadline() == -math.inf
 
 

@@ -39,6 +39,7 @@ class Keepalive:
     def __init__(self, protocol: Protocol, config: Config, now: float) -> None:
         self.latency: float | None = None
         self.failure: str | None = None
+        self.suspects = False
         self._protocol = protocol
         self._interval = config.ping_interval
         self._timeout = config.ping_timeout
@@ -52,6 +53,7 @@ class Keepalive:
         """Take note that bytes arrived, or that none could."""
         self._now = self._heard_at = now
         self._asked_at = None
+        self.suspects = False
 
     @property
     def deadline(self) -> float:
@@ -65,7 +67,10 @@ class Keepalive:
         return self._asked_at + self._timeout
 
     def check(self, now: float) -> None:
-        """Do what is due: ask for a sign of life, or set `failure` when none came."""
+        """Do what is due: ask for a sign of life, or suspect the peer when none came.
+
+        Whoever has the timer then reads once more, and has us `judge`.
+        """
         if now < self.deadline:
             return
         if self._asked_at is None or self._timeout is None:
@@ -74,6 +79,12 @@ class Keepalive:
             self._asked_at = now
             self._question = self.ping(now)
         else:
+            self.suspects = True
+
+    def judge(self, now: float) -> None:
+        """Set `failure` unless a sign of life has come since `check` began to suspect."""
+        self.suspects = False
+        if self._asked_at is not None:
             self.failure = (
                 f"no sign of life from the peer: nothing arrived for {now - self._heard_at:.3g} s, "
                 f"not even an answer to the ping sent {now - self._asked_at:.3g} s ago"

@@ -34,7 +34,7 @@ from anyio.streams.stapled import MultiListener
 from ._accept import Policy, accept, peer_of
 from ._close import Close, CloseCode
 from ._config import as_config, check_range
-from ._connection import Connection, leave_task_group
+from ._connection import Connection, is_cancellation, leave_task_group
 from ._errors import HandshakeError
 from ._handlers import Handlers
 from ._transports.base import STREAM_ERRORS
@@ -168,6 +168,16 @@ def open_server(
     return _Serving(server, host, port, listeners)
 
 
+async def _run_handler(handler: Handler, websocket: WebSocket) -> None:
+    try:
+        await handler(websocket)
+    except get_cancelled_exc_class() as error:
+        if is_cancellation(error):
+            raise
+        # The end of something that it waited for. To a task group, it would look like its own.
+        raise RuntimeError("the handler ended with a cancellation that was not its own") from error
+
+
 def _single(listener: Listener[Any]) -> Iterator[Listener[Any]]:
     """Yield the listeners that one stands for: a name has several addresses."""
     if isinstance(listener, MultiListener):
@@ -264,6 +274,8 @@ class Server:
             while self._listening:
                 try:
                     await listener.serve(self._serve_stream, self._task_group)
+                    _logger.error("%r accepts no more connections", listener)
+                    return
                 except Exception as error:
                     if not self._listening:
                         return
@@ -283,7 +295,9 @@ class Server:
         try:
             with served.scope:
                 await self._serve_client(stream, served)
-        except Exception as error:
+        except (Exception, get_cancelled_exc_class()) as error:
+            if is_cancellation(error):
+                raise
             _logger.error("anyws failed while serving a client", exc_info=error)
         finally:
             self._served.discard(served)
@@ -291,6 +305,7 @@ class Server:
                 self._all_gone.set()
 
     async def _serve_client(self, stream: ByteStream, served: _Served) -> None:
+        _, peer = peer_of(stream)
         try:
             connection = await accept(
                 stream,
@@ -300,7 +315,7 @@ class Server:
                 scope=served.handshake,
             )
         except (HandshakeError, *STREAM_ERRORS) as error:
-            _logger.info("%s: no WebSocket: %s", peer_of(stream)[1], str(error) or repr(error))
+            _logger.info("%s: no WebSocket: %s", peer, str(error) or repr(error))
             return
         websocket = connection.websocket()
         served.connection = connection
@@ -310,7 +325,7 @@ class Server:
                 served.websocket = websocket
                 if self._closing:
                     self._send_away(served, self._config.close_timeout)
-                await handler(websocket)
+                await _run_handler(handler, websocket)
         except Exception as error:
             if connection.is_own_end(error):
                 _logger.info("%r", websocket)
@@ -328,7 +343,8 @@ class Server:
         ``Config.drain_timeout`` to end, and are cancelled after that. With ``keep_connections``
         nothing but listening ends; leaving `open_server` then waits for the connections.
 
-        Any number of tasks may call it. Cancelled, the server does not listen any more, and the
+        Any number of tasks may call it; a handler that does waits for itself, too, and so until
+        ``drain_timeout``. Cancelled, the server does not listen any more, and the
         connections are closing: leaving `open_server` waits for that, too.
         """
         await self._stop_listening()
@@ -342,8 +358,11 @@ class Server:
         for scope in self._accepting:
             scope.cancel()
         for listener in self._listeners:
-            with CancelScope(shield=True):
-                await listener.aclose()
+            try:
+                with CancelScope(shield=True):
+                    await listener.aclose()
+            except Exception as error:
+                _logger.warning("closing %r failed", listener, exc_info=error)
 
     async def _drain(self, timeout: float | None) -> None:
         self._closing = True

@@ -33,11 +33,13 @@ class Liveness(Interface):
     """What a transport needs of the policy of pings; `_keepalive.py` has it."""
 
     failure: str | None
+    suspects: bool
 
     @property
     def deadline(self) -> float: ...
     def heard(self, now: float) -> None: ...
     def check(self, now: float) -> None: ...
+    def judge(self, now: float) -> None: ...
     def end(self) -> None: ...
 
 
@@ -91,7 +93,10 @@ class Transport(ABC):
 
     @abstractmethod
     def close_within(self, seconds: float | None) -> None:
-        """The closing handshake has begun: cut the stream when it takes longer than this."""
+        """The closing handshake has begun: cut the stream when it takes longer than this.
+
+        With 0, that is `give_up`.
+        """
 
     @abstractmethod
     def abort(self, cause: str, *, by_us: bool = False) -> None:

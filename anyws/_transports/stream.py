@@ -160,6 +160,9 @@ class StreamTransport(Transport):
             self._on_ending.remove(callback)
 
     def close_within(self, seconds: float | None) -> None:
+        if seconds is not None and seconds <= 0:
+            self.give_up("there was no time for the closing handshake")
+            return
         if seconds is not None:
             self._close_deadline = min(self._close_deadline, current_time() + seconds)
             self._plan(self._close_deadline)
@@ -246,7 +249,9 @@ class StreamTransport(Transport):
         while True:
             now = current_time()
             deadline = self._check_timers(now)
-            if self._inline_reading:
+            if self._liveness.suspects:
+                await self._look_again()
+            elif self._inline_reading:
                 await self._wait(deadline, parked=True)
             elif self._reads_inline and receives != self._receives and not self._must_read:
                 receives = self._receives
@@ -261,7 +266,13 @@ class StreamTransport(Transport):
 
     @property
     def _must_read(self) -> bool:
-        return self._readers_wanted > 0 or self._writer.is_long or not self.protocol.sendable
+        return (
+            self._readers_wanted > 0
+            or self._writer.is_long
+            or not self.protocol.sendable
+            # A receiver that found us reading, and has not got what it waits for.
+            or (self._progress is not None and not self._progress.is_set())
+        )
 
     @property
     def _paused(self) -> bool:
@@ -294,6 +305,18 @@ class StreamTransport(Transport):
         self._attendant_reading = False
         # What follows the message that somebody waits for is theirs to parse.
         self.parse(one_message=self._progress is not None)
+
+    async def _look_again(self) -> None:
+        """Read once more before the peer is given up.
+
+        What it sent while the program kept the event loop busy has not been read either.
+        """
+        if self._inline_reading:
+            for _ in range(3):
+                await checkpoint()
+        else:
+            await self._read_ahead(current_time() + IDLE_AFTER)
+        self._liveness.judge(current_time())
 
     # --- Time ---
 
@@ -354,3 +377,4 @@ class StreamTransport(Transport):
             self.protocol.receive_eof()
             self._react()
             self._scope.cancel()
+            self._writer.detach()

@@ -135,6 +135,10 @@ class Writer:
             finally:
                 self._refuse([*self._batch, *self._queue])
 
+    def detach(self) -> None:
+        """Let go of the transport, which refers to us: no cycle is left behind."""
+        del self._on_write, self._on_change
+
     # --- Writing ---
 
     async def _write_until_the_end(self) -> None:
@@ -233,10 +237,8 @@ class Writer:
             # Closing over unread data resets the connection, and the reset may overtake our
             # Close. So only our half is closed, and what still comes is dropped.
             with move_on_after(LINGER):
-                try:
-                    await self._quietly(self._stream.send_eof())
-                except NotImplementedError:
-                    pass  # TLS has no such thing
+                # TLS has no such thing, and says so.
+                await self._quietly(self._stream.send_eof())
                 await self._read_to_end()
         with move_on_after(LINGER):
             await self._quietly(self._stream.aclose())
@@ -250,7 +252,5 @@ class Writer:
     async def _quietly(closing: Awaitable[None]) -> None:
         try:
             await closing
-        except NotImplementedError:
-            raise
         except Exception as error:  # noqa: BLE001 - the peer was faster: closed is closed
             _logger.debug("closing a stream: %r", error)
