@@ -221,6 +221,7 @@ class Server:
         self._config = config
         self._ssl_context = ssl_context
         self._listeners: list[Listener[Any]] = []
+        self._addresses: list[object] = []  # known also when the listeners are closed
         self._accepting: list[CancelScope] = []
         self._served: set[_Served] = set()
         self._task_group: TaskGroup
@@ -240,21 +241,20 @@ class Server:
 
         :raises RuntimeError: it listens at none
         """
-        for listener in self._listeners:
-            port = listener.extra(SocketAttribute.local_port, None)
-            if port is not None:
-                return int(port)
-        raise RuntimeError("the server listens at no TCP port")
+        return int(self._tcp_address()[1])
 
     @property
     def url(self) -> str:
         """A URL that reaches the server from its own machine."""
-        for listener in self._listeners:
-            address = listener.extra(SocketAttribute.local_address, None)
+        host, port = self._tcp_address()[:2]
+        host = _REACHABLE.get(host, host)
+        host = f"[{host}]" if ":" in host else host
+        return f"{'wss' if self._ssl_context else 'ws'}://{host}:{port}/"
+
+    def _tcp_address(self) -> tuple[Any, ...]:
+        for address in self._addresses:
             if isinstance(address, tuple):
-                host = _REACHABLE.get(address[0], address[0])
-                host = f"[{host}]" if ":" in host else host
-                return f"{'wss' if self._ssl_context else 'ws'}://{host}:{address[1]}/"
+                return address
         raise RuntimeError("the server listens at no TCP port")
 
     @property
@@ -422,6 +422,9 @@ class _Serving:
             assert self._port is not None
             listener = await create_tcp_listener(local_host=self._host, local_port=self._port)
             server._listeners = list(_single(listener))
+        server._addresses = [
+            one.extra(SocketAttribute.local_address, None) for one in server._listeners
+        ]
         server._task_group = create_task_group()
         await server._task_group.__aenter__()
         for one in server._listeners:
