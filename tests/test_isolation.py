@@ -135,7 +135,7 @@ async def test_a_listener_that_cannot_be_closed_holds_nothing_up() -> None:
     listeners = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
     odd = OddListener(close=fail)
     error = KeyError("the body's")
-    with anyio.fail_after(10), pytest.raises(KeyError) as caught:  # noqa: PT012 - it is the body
+    with anyio.fail_after(10), pytest.raises(KeyError) as caught:
         async with (
             anyws.open_server(
                 fail_or_echo, listeners=[odd, *listeners.listeners], config=QUICK

@@ -1,0 +1,41 @@
+"""An echo client without limits, for Autobahn: python echo_client.py [--backend trio] URL
+
+It asks the fuzzing server at URL how many cases there are, takes part in each, and ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+from urllib.parse import quote
+
+import anyio
+from echo_server import CONFIG
+
+import anyws
+
+
+async def main(url: str, agent: str) -> None:
+    async with anyws.open_websocket(f"{url}/getCaseCount", config=CONFIG) as ws:
+        count = await ws.receive_json()
+    for case in range(1, count + 1):
+        await take_part(f"{url}/runCase?case={case}&agent={quote(agent)}")
+    async with anyws.open_websocket(f"{url}/updateReports?agent={quote(agent)}", config=CONFIG):
+        pass
+
+
+async def take_part(url: str) -> None:
+    try:
+        async with anyws.open_websocket(url, config=CONFIG) as ws:
+            async for message in ws:
+                await ws.send(message)
+    except anyws.ConnectionClosed:
+        pass  # many cases break the protocol on purpose: the fuzzing server is the judge
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("url")
+    parser.add_argument("--backend", choices=["asyncio", "trio"], default="asyncio")
+    parser.add_argument("--agent", default="anyws")
+    options = parser.parse_args()
+    anyio.run(main, options.url, options.agent, backend=options.backend)

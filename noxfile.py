@@ -1,0 +1,129 @@
+"""What can be done with this repository: `nox --list`, then `nox -s NAME`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).parent
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = ["3.11", "3.12", "3.13"]
+# Per cent, branches included.
+COVERAGE = 95
+PROTOCOL_COVERAGE = 98
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "venv"
+nox.options.sessions = ["tests", "lint", "typing", "docs"]
+# Here a missing interpreter is a session less; there nobody would notice.
+nox.options.error_on_missing_interpreters = "CI" in os.environ
+
+
+def install(session: nox.Session, *groups: str, package: bool = True) -> None:
+    """Groups of dependencies, and the package itself as a user gets it: built, not editable."""
+    if package:
+        # setuptools packs what an earlier build left there, deleted modules included.
+        shutil.rmtree(ROOT / "build", ignore_errors=True)
+        session.install(".[trio]", *nox.project.dependency_groups(PYPROJECT, *groups))
+    else:
+        session.install(*nox.project.dependency_groups(PYPROJECT, *groups))
+
+
+def run_tests(session: nox.Session, data: Path, *args: str) -> None:
+    """pytest under coverage.
+
+    Not by `coverage run -m`: that puts this folder first on the path, and the tests would see the
+    modules here in place of the installed ones.
+    """
+    env = {"COVERAGE_FILE": str(data)}
+    session.run("coverage", "erase", env=env)
+    session.run("coverage", "run", str(Path(session.bin) / "pytest"), *args, env=env)
+    session.run("coverage", "combine", "--quiet", env=env)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The test suite on this interpreter, with its coverage."""
+    install(session, "test")
+    data = Path(session.create_tmp()) / "coverage"
+    run_tests(session, data, *session.posargs)
+    # A part of the tests has no figure to reach.
+    bound = [] if session.posargs else [f"--fail-under={COVERAGE}"]
+    session.run("coverage", "report", *bound, env={"COVERAGE_FILE": str(data)})
+
+
+@nox.session(python=PYTHONS)
+def tests_everywhere(session: nox.Session) -> None:
+    """The test suite on every interpreter that is supported."""
+    install(session, "test")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def coverage_protocol(session: nox.Session) -> None:
+    """Each module of the protocol, measured from its own tests alone: test_X.py and test_X_*.py."""
+    install(session, "test")
+    short = []
+    for module in sorted((ROOT / "anyws" / "_protocol").glob("[!_]*.py")):
+        folder = ROOT / "tests" / "protocol"
+        own = [*folder.glob(f"test_{module.name}"), *folder.glob(f"test_{module.stem}_*.py")]
+        if not own:
+            short.append(f"{module.name} (no test_{module.name})")
+            continue
+        data = Path(session.create_tmp()) / f"coverage-{module.stem}"
+        run_tests(session, data, "-q", *map(str, sorted(own)))
+        only = [f"--include=*/_protocol/{module.name}", f"--fail-under={PROTOCOL_COVERAGE}"]
+        try:
+            session.run(
+                *("coverage", "report", "--no-skip-covered", *only),
+                env={"COVERAGE_FILE": str(data)},
+            )
+        except nox.command.CommandFailed:
+            short.append(module.name)
+    if short:
+        session.error(f"below {PROTOCOL_COVERAGE} %: {', '.join(short)}")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Formatting and ruff's rules."""
+    install(session, "lint", package=False)
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """mypy on what is written here, pyright on what a user's type checker sees."""
+    install(session, "typing", "test")
+    session.run("mypy", "anyws", "examples", "noxfile.py")
+    session.run("mypy", "conformance")
+    session.run("pyright", "--verifytypes", "anyws", "--ignoreexternal")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation; a warning is an error."""
+    install(session, "docs")
+    session.run("sphinx-build", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
+
+
+@nox.session
+def conformance(session: nox.Session) -> None:
+    """Autobahn's cases on both roles and backends: `-- --full` for all 517, `-- --help` for more."""
+    install(session, "conformance")
+    session.run("python", "conformance/run.py", *session.posargs)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """The built wheel in an empty environment, and its demonstration."""
+    shutil.rmtree(ROOT / "build", ignore_errors=True)
+    wheels = Path(session.create_tmp()) / "wheels"
+    shutil.rmtree(wheels, ignore_errors=True)
+    session.run("python", "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(wheels), ".")
+    session.install(*map(str, wheels.glob("*.whl")))
+    session.run("anyws", "demo")

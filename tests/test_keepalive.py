@@ -1,0 +1,362 @@
+"""Pings: the program's own, and those that find out whether the peer is alive."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+from connections import against_raw, connected, every_kind
+from streams import PING, PONG, TEXT, client_of_raw, server_of_raw
+from virtual_time import run_in_virtual_time
+
+import anyws
+from anyws import Config
+
+pytestmark = pytest.mark.timeout(30)
+
+both_backends = pytest.mark.parametrize("backend", ["asyncio", "trio"])
+both_roles = pytest.mark.parametrize("role", [client_of_raw, server_of_raw])
+
+
+def pings(peer) -> list[bytes]:
+    return [f.payload for f in peer.wire if f.opcode == PING]
+
+
+def pongs(peer) -> list[bytes]:
+    return [f.payload for f in peer.wire if f.opcode == PONG]
+
+
+# --- ping() ---
+
+
+@every_kind
+async def test_a_ping_takes_some_seconds_and_says_how_many(kind: str) -> None:
+    async with connected(kind) as (client, server):
+        assert client.latency is None
+        # Nobody receives at either end.
+        for ws in (client, server):
+            seconds = await ws.ping()
+            assert 0 <= seconds < 5
+            assert ws.latency == seconds
+
+
+@against_raw
+async def test_several_pings_are_answered_each_or_by_the_last(against) -> None:
+    """R-66."""
+    async with against() as (ws, peer):
+        done = []
+
+        async def ping(number: int) -> None:
+            await ws.ping()
+            done.append(number)
+
+        async with anyio.create_task_group() as tg:
+            for number in range(4):
+                tg.start_soon(ping, number)
+                await anyio.wait_all_tasks_blocked()
+            sent = pings(peer)
+            assert len(set(sent)) == 4
+            assert all(len(payload) >= 4 for payload in sent)
+            peer.send(PONG, sent[0])
+            await anyio.sleep(0.1)
+            assert done == [0]
+            peer.send(PONG, sent[2])
+            await anyio.sleep(0.1)
+            assert sorted(done) == [0, 1, 2]
+            peer.send(PONG, sent[3])
+
+
+@against_raw
+async def test_pongs_that_nobody_waits_for_mean_nothing(against) -> None:
+    """R-67, V7."""
+    async with against() as (ws, peer):
+        peer.send(PONG, b"unasked")
+        peer.send(PONG)
+        with anyio.move_on_after(0.02) as scope:
+            await ws.ping()
+        assert scope.cancelled_caught
+        peer.send(PONG, pings(peer)[0])
+        peer.send(TEXT, b"fine")
+        assert await ws.receive() == "fine"
+        # The late pong came, and nobody's latency is that of a ping given up.
+        assert ws.latency is None
+        assert ws.is_open
+
+
+@against_raw
+async def test_a_ping_in_a_cancelled_scope_is_not_sent(against) -> None:
+    async with against() as (ws, peer):
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await ws.ping()
+        assert scope.cancelled_caught
+        await anyio.wait_all_tasks_blocked()
+        assert peer.wire == []
+
+
+@against_raw
+async def test_a_ping_ends_with_the_connection(against) -> None:
+    async with against() as (ws, peer):
+
+        async def expect(error) -> None:
+            with pytest.raises(error):
+                await ws.ping()
+
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(expect, anyws.ClosedWithError)
+            tg.start_soon(expect, anyws.ClosedWithError)
+            await anyio.wait_all_tasks_blocked()
+            peer.send_close(4000)
+            peer.end()
+        await expect(anyws.ClosedWithError)
+
+
+@against_raw
+async def test_pings_are_answered_each_in_turn_with_their_payload(against) -> None:
+    """R-64, R-65: also while nobody receives, and in the middle of a message."""
+    async with against() as (ws, peer):
+        payloads = [b"", b"a", b"x" * 125]
+        peer.send(TEXT, b"half", fin=False)
+        for payload in payloads:
+            peer.send(PING, payload)
+        with anyio.fail_after(5):
+            assert [(await peer.next_frame()).payload for _ in payloads] == payloads
+        peer.send(0, b" and half")
+        assert await ws.receive() == "half and half"
+        assert pongs(peer) == payloads
+
+
+@against_raw
+async def test_behind_a_blocked_write_only_the_latest_ping_is_answered(against) -> None:
+    """P3, V7, R-66: what is owed does not grow."""
+    async with against() as (ws, peer):
+        peer.stall()
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(ws.send, "blocked")
+            await anyio.wait_all_tasks_blocked()
+            for number in range(50):
+                peer.send(PING, b"%d" % number)
+                # One read each.
+                with anyio.move_on_after(0.2):
+                    while peer.stream.outgoing.data:
+                        await anyio.sleep(0.001)
+            peer.resume()
+        peer.send(PING, b"last")
+        with anyio.fail_after(5):
+            while b"last" not in pongs(peer):
+                await anyio.sleep(0.01)
+        assert len(pongs(peer)) < 8
+        assert pongs(peer)[-2:] == [b"49", b"last"]
+
+
+@against_raw
+async def test_a_flood_of_pings_by_a_peer_that_does_not_read_costs_little(against) -> None:
+    """P3."""
+    async with against(capacity=65536) as (ws, peer):
+        for _ in range(300):
+            for _ in range(20):
+                peer.send(PING, b"x" * 125)
+            with anyio.move_on_after(1):
+                while peer.stream.outgoing.data:
+                    await anyio.sleep(0)
+        peer.resume()
+        peer.send(PING, b"end")
+        with anyio.fail_after(5):
+            while b"end" not in pongs(peer):
+                await anyio.sleep(0.01)
+        assert len(peer.stream.incoming.log) < 400_000
+        assert ws.is_open
+
+
+# --- Keepalive ---
+
+
+@both_backends
+@both_roles
+def test_a_silent_peer_is_asked_and_then_given_up(backend: str, role) -> None:
+    """V38. The failure says in words what was missing."""
+
+    async def main() -> None:
+        config = Config(ping_interval=20, ping_timeout=5)
+        async with role(config, guard=None) as (ws, peer):
+            start = anyio.current_time()
+            with pytest.raises(anyws.ConnectionBroken, match="sign of life") as caught:
+                await ws.receive()
+            assert anyio.current_time() - start == pytest.approx(25, abs=0.1)
+            assert len(pings(peer)) == 1
+            assert "25" in str(caught.value)
+            assert caught.value.closure.clean is False
+            await ws.wait_closed()
+            assert peer.other.closed
+
+    run_in_virtual_time(backend, main)
+
+
+@both_backends
+@both_roles
+@pytest.mark.parametrize("sign", ["pong", "ping", "message", "half a frame"])
+def test_any_byte_is_a_sign_of_life(backend: str, role, sign: str) -> None:
+    async def main() -> None:
+        config = Config(ping_interval=20, ping_timeout=5)
+        async with role(config, guard=None) as (ws, peer):
+            peer.send(TEXT, b"begin", fin=False)
+
+            async def live() -> None:
+                answered = 0
+                while True:
+                    await anyio.sleep(1)
+                    if sign == "pong":
+                        for payload in pings(peer)[answered:]:
+                            peer.send(PONG, payload)
+                            answered += 1
+                    elif len(pings(peer)) > answered:
+                        answered += 1
+                        if sign == "ping":
+                            peer.send(PING)
+                        elif sign == "message":
+                            peer.send(0, b"x", fin=False)
+                        else:
+                            peer.push(b"\x80\x7e" if peer.is_server else b"\x80\xfe")
+                            answered = 1_000_000
+
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(live)
+                await anyio.sleep(40 if sign == "half a frame" else 1000)
+                assert ws.is_open
+                assert len(pings(peer)) >= 1
+                tg.cancel_scope.cancel()
+            assert (ws.latency is not None) == (sign == "pong")
+
+    run_in_virtual_time(backend, main)
+
+
+@both_backends
+@both_roles
+def test_nobody_is_asked_while_something_arrives(backend: str, role) -> None:
+    async def main() -> None:
+        async with role(Config(ping_interval=20), guard=None) as (ws, peer):
+            for _ in range(50):
+                peer.send(TEXT, b"x")
+                assert await ws.receive() == "x"
+                await anyio.sleep(19)
+            assert pings(peer) == []
+
+    run_in_virtual_time(backend, main)
+
+
+@both_backends
+@both_roles
+def test_a_full_inbox_is_silence_of_our_own_making(backend: str, role) -> None:
+    """P5."""
+
+    async def main() -> None:
+        config = Config(ping_interval=20, ping_timeout=5, inbox_size=2)
+        async with role(config, guard=None) as (ws, peer):
+            for number in range(20):
+                peer.send(TEXT, b"%d" % number)
+            await anyio.sleep(1000)
+            assert ws.is_open
+            for number in range(20):
+                assert await ws.receive() == str(number)
+                await anyio.sleep(100)
+                if number < 18:
+                    assert ws.is_open
+            # Now it is the peer that is silent.
+            assert not ws.is_open
+
+    run_in_virtual_time(backend, main)
+
+
+@both_backends
+@both_roles
+def test_without_an_interval_nobody_is_ever_asked(backend: str, role) -> None:
+    async def main() -> None:
+        async with role(Config(ping_interval=None), guard=None) as (ws, peer):
+            await anyio.sleep(1_000_000)
+            assert ws.is_open
+            assert peer.wire == []
+
+    run_in_virtual_time(backend, main)
+
+
+@both_backends
+@both_roles
+def test_without_a_timeout_the_peer_is_asked_and_never_given_up(backend: str, role) -> None:
+    async def main() -> None:
+        async with role(Config(ping_interval=20, ping_timeout=None), guard=None) as (ws, peer):
+            await anyio.sleep(205)
+            assert ws.is_open
+            assert len(pings(peer)) == 10
+
+    run_in_virtual_time(backend, main)
+
+
+@both_backends
+@both_roles
+def test_keepalive_breaks_off_a_blocked_send(backend: str, role) -> None:
+    """P4: the peer neither reads nor says anything."""
+
+    async def main() -> None:
+        config = Config(ping_interval=3, ping_timeout=2, write_timeout=None)
+        async with role(config, guard=None, capacity=1000) as (ws, _peer):
+            start = anyio.current_time()
+            with pytest.raises(anyws.ConnectionBroken, match="sign of life"):
+                while True:
+                    await ws.send("x" * 100_000, compress=False)
+            assert anyio.current_time() - start == pytest.approx(5, abs=0.1)
+
+    run_in_virtual_time(backend, main)
+
+
+@both_backends
+@both_roles
+def test_keepalive_stays_quiet_during_the_closing_handshake(backend: str, role) -> None:
+    """H31, R-73."""
+
+    async def main() -> None:
+        config = Config(ping_interval=1, ping_timeout=1, close_timeout=50)
+        async with role(config, guard=None) as (ws, peer):
+            await anyio.sleep(0.5)
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(ws.close)
+                await anyio.sleep(40)
+                assert pings(peer) == []
+                peer.leave()
+            assert ws.closure.clean
+
+    run_in_virtual_time(backend, main)
+
+
+@every_kind
+async def test_keepalive_keeps_an_idle_connection_alive(kind: str) -> None:
+    config = Config(ping_interval=0.05, ping_timeout=5)
+    async with connected(kind, config=config, server_config=config) as (client, server):
+        with anyio.fail_after(10):
+            while client.latency is None or server.latency is None:
+                await anyio.sleep(0.01)
+        assert client.is_open
+        assert server.is_open
+
+
+@both_backends
+def test_both_may_send_more_than_fits_before_either_reads(backend: str) -> None:
+    """P14, H18: control frames get through, or a timeout ends it; nothing hangs for ever."""
+
+    async def main() -> None:
+        config = Config(ping_interval=2, ping_timeout=2, write_timeout=4, cancel_grace=0.5)
+        async with connected("memory", config=config, server_config=config, guard=None) as (
+            client,
+            server,
+        ):
+
+            async def send_all(ws) -> None:
+                with pytest.raises(anyws.ConnectionBroken):
+                    for _ in range(60):
+                        await ws.send("x" * 900_000, compress=False)
+
+            start = anyio.current_time()
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(send_all, client)
+                tg.start_soon(send_all, server)
+            assert anyio.current_time() - start < 12
+
+    run_in_virtual_time(backend, main)
