@@ -22,7 +22,7 @@ class FragmentSender:
     """A message that is sent in fragments; see `WebSocket.open_message`."""
 
     def __init__(self, ws: WebSocket, compress: bool | None) -> None:
-        self.ended = Event()
+        self.ended: Event = Event()
         self._ws = ws
         self._ending = ws._transport.on_ending(self.ended.set)
         self._compress = compress

@@ -25,10 +25,10 @@ class Handshake:
         subprotocol: str | None,
         peer: str,
     ) -> None:
-        self.request = request
-        self.response = response
-        self.subprotocol = subprotocol
-        self.peer = peer  # who is at the other end, fit for a log
+        self.request: Request = request
+        self.response: Response = response
+        self.subprotocol: str | None = subprotocol
+        self.peer: str = peer  # who is at the other end, fit for a log
 
 
 class WebSocketAttribute(TypedAttributeSet):

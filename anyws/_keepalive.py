@@ -30,16 +30,16 @@ class Ping:
     __slots__ = ("answered", "latency", "sent_at")
 
     def __init__(self, sent_at: float) -> None:
-        self.sent_at = sent_at
+        self.sent_at: float = sent_at
         self.latency: float | None = None
-        self.answered = Event()
+        self.answered: Event = Event()
 
 
 class Keepalive:
     def __init__(self, protocol: Protocol, config: Config, now: float) -> None:
         self.latency: float | None = None
         self.failure: str | None = None
-        self.suspects = False
+        self.suspects: bool = False
         self._protocol = protocol
         self._interval = config.ping_interval
         self._timeout = config.ping_timeout

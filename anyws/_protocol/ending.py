@@ -30,7 +30,7 @@ class Ending:
     """What is known of the end so far; the first to end a connection stays the one who did."""
 
     def __init__(self) -> None:
-        self.by = By.NOBODY
+        self.by: By = By.NOBODY
         self.sent: Close | None = None
         self.received: Close | None = None
         self.error: Exception | None = None  # of the network, where that was what failed

@@ -75,7 +75,7 @@ class BadRequest(Exception):
 
     def __init__(self, message: str, status: int = 400, headers: HeadersLike | None = None) -> None:
         super().__init__(message)
-        self.response = text_response(status, message + "\n", headers)
+        self.response: Response = text_response(status, message + "\n", headers)
         self.request: Request | None = None
 
 

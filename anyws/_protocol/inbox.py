@@ -51,10 +51,10 @@ def _content(store: _Store) -> str | bytes:
 class Inbox:
     def __init__(self, max_messages: int | None, max_bytes: int) -> None:
         self.messages: deque[str | bytes] = deque()
-        self.waiting_bytes = 0  # of messages, and of a piece
-        self.partial_bytes = 0
-        self.streaming = False
-        self.discarding = False  # this end has closed: nothing more is kept
+        self.waiting_bytes: int = 0  # of messages, and of a piece
+        self.partial_bytes: int = 0
+        self.streaming: bool = False
+        self.discarding: bool = False  # this end has closed: nothing more is kept
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._partial: _Store | None = None

@@ -86,16 +86,16 @@ class Protocol:
     def __init__(
         self, role: Role, config: Config, deflate: PerMessageDeflate | None = None
     ) -> None:
-        self.role = role
-        self.ours = Half.OPEN
-        self.theirs = Half.OPEN
-        self.ending = Ending()
-        self.inbox = Inbox(config.inbox_size, config.inbox_bytes)
+        self.role: Role = role
+        self.ours: Half = Half.OPEN
+        self.theirs: Half = Half.OPEN
+        self.ending: Ending = Ending()
+        self.inbox: Inbox = Inbox(config.inbox_size, config.inbox_bytes)
         # Called with the payload of each pong.
         self.on_pong: Callable[[bytes], None] | None = None
         # Set by the writer while a write does not get on; see `_reply_to_ping`.
-        self.write_blocked = False
-        self.in_message = False  # a message of ours is begun and not ended
+        self.write_blocked: bool = False
+        self.in_message: bool = False  # a message of ours is begun and not ended
         self._config = config
         self._deflate = deflate
         self._engine = Connection(
