@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 import trustme
-from streams import GUARD, URL, MemoryListener, client_of_raw, server_of_raw
+from streams import GUARD, URL, client_of_raw, server_of_raw
 
 import anyws
 from anyws import Config, WebSocket
+from anyws.testing import MemoryListener
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

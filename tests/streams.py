@@ -1,7 +1,6 @@
-"""Byte streams that misbehave on purpose, and a peer that speaks in bytes.
+"""A peer that speaks in bytes, over the streams in memory of `anyws.testing`.
 
-All in memory, all deterministic: nothing here sleeps or starts a task. `tests/test_streams.py`
-tests them. They are honest about cancellation: a cancelled `send` may have sent any part.
+All deterministic: nothing here sleeps or starts a task. `tests/test_streams.py` tests it.
 """
 
 from __future__ import annotations
@@ -10,26 +9,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from anyio import (
-    BrokenResourceError,
-    BusyResourceError,
-    ClosedResourceError,
-    EndOfStream,
-    Event,
-    create_memory_object_stream,
-    fail_after,
-)
-from anyio.abc import ByteStream, Listener, SocketAttribute
-from anyio.lowlevel import checkpoint
+from anyio import EndOfStream, fail_after
+from anyio.abc import SocketAttribute
 
 import anyws
 from anyws import Config, WebSocket
 from anyws._protocol.fields import accept_key
+from anyws.testing import MemoryStream, memory_stream_pair
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-
-    from anyio.abc import TaskGroup
 
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
@@ -41,179 +30,21 @@ KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 MASK = b"\x01\x02\x03\x04"
 
 
-class _Pipe:
-    """One direction: bytes that were sent and not yet received."""
-
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
-        self.data = bytearray()
-        self.log = bytearray()  # all that ever went in
-        self.ended = False  # no more will come
-        self.broken = False  # nobody reads any more
-        self.closed = False  # its writer is closed
-        self.changed = Event()
-        self.respond: Callable[[], None] | None = None  # called after each part that goes in
-
-    def notify(self) -> None:
-        self.changed.set()
-        self.changed = Event()
-
-    def put(self, data: bytes) -> None:
-        self.data += data
-        self.log += data
-        if self.respond is not None:
-            self.respond()
-        self.notify()
-
-    def end(self) -> None:
-        self.ended = True
-        self.notify()
-
-
-class MemoryStream(ByteStream):
-    """One end of a pair; see `pair`.
-
-    Set at any time: `chunk`, the most that one `receive` returns; `fail_send` and
-    `fail_receive`, what the nth call from now on raises.
-    """
-
-    def __init__(self, incoming: _Pipe, outgoing: _Pipe, *, inline: bool) -> None:
-        self.incoming = incoming
-        self.outgoing = outgoing
-        self.chunk: int | None = None
-        self.fail_send: tuple[int, Exception] | None = None
-        self.fail_receive: tuple[int, Exception] | None = None
-        self.forever_closing = False
-        self.closed = False
-        self.sends = 0
-        self.receives = 0
-        self._inline = inline
-        self._sending = False
-        self._receiving = False
+class SocketLike(MemoryStream):
+    """A stream that looks like a socket: the task that receives reads it."""
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        # A stream with a socket is read by the task that receives.
-        return {SocketAttribute.raw_socket: lambda: None} if self._inline else {}
-
-    async def send(self, item: bytes) -> None:
-        self.sends += 1
-        if self._sending:
-            raise BusyResourceError("sending to")
-        self._sending = True
-        try:
-            await checkpoint()
-            rest = memoryview(bytes(item))
-            while rest:
-                self._check_sending()
-                pipe = self.outgoing
-                room = pipe.capacity - len(pipe.data)
-                if room > 0:
-                    pipe.put(bytes(rest[:room]))
-                    rest = rest[room:]
-                else:
-                    await pipe.changed.wait()
-        finally:
-            self._sending = False
-
-    def _check_sending(self) -> None:
-        if self.closed or self.outgoing.closed:
-            raise ClosedResourceError
-        if self.fail_send is not None:
-            calls, error = self.fail_send
-            if self.sends >= calls:
-                raise error
-        if self.outgoing.broken:
-            raise BrokenResourceError("the reader is gone")
-
-    async def receive(self, max_bytes: int = 65536) -> bytes:
-        self.receives += 1
-        if self._receiving:
-            raise BusyResourceError("receiving from")
-        self._receiving = True
-        try:
-            await checkpoint()
-            pipe = self.incoming
-            while True:
-                if self.closed:
-                    raise ClosedResourceError
-                if self.fail_receive is not None and self.receives >= self.fail_receive[0]:
-                    raise self.fail_receive[1]
-                if pipe.data:
-                    size = min(max_bytes, self.chunk or max_bytes)
-                    data = bytes(pipe.data[:size])
-                    del pipe.data[:size]
-                    pipe.notify()
-                    return data
-                if pipe.ended:
-                    raise EndOfStream
-                await pipe.changed.wait()
-        finally:
-            self._receiving = False
-
-    async def send_eof(self) -> None:
-        self.outgoing.closed = True
-        self.outgoing.end()
-
-    async def aclose(self) -> None:
-        if self.forever_closing:
-            try:
-                await Event().wait()
-            finally:
-                self._close()
-        self._close()
-        await checkpoint()
-
-    def _close(self) -> None:
-        self.closed = self.incoming.broken = True
-        self.outgoing.end()
-        self.incoming.notify()
+        return {SocketAttribute.raw_socket: lambda: None}
 
 
 def pair(capacity: int = 65536, *, inline: bool = False) -> tuple[MemoryStream, MemoryStream]:
-    """Return two connected streams; each direction holds at most `capacity` bytes.
-
-    `inline` makes them look like sockets to a transport that asks.
-    """
-    there, back = _Pipe(capacity), _Pipe(capacity)
-    return (
-        MemoryStream(back, there, inline=inline),
-        MemoryStream(there, back, inline=inline),
-    )
-
-
-class MemoryListener(Listener[ByteStream]):
-    """Serves whoever calls `connect`."""
-
-    def __init__(self, *, inline: bool = False, capacity: int = 65536) -> None:
-        self._queue_in, self._queue_out = create_memory_object_stream[ByteStream](100)
-        self._inline = inline
-        self._capacity = capacity
-        self.errors: list[Exception] = []  # what the next attempts to accept raise
-
-    @property
-    def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
-        return {}
-
-    def connect(self) -> MemoryStream:
-        near, far = pair(self._capacity, inline=self._inline)
-        self._queue_in.send_nowait(far)
-        return near
-
-    async def serve(
-        self, handler: Callable[[ByteStream], Any], task_group: TaskGroup | None = None
-    ) -> None:
-        assert task_group is not None
-        while True:
-            await checkpoint()
-            if self.errors:
-                raise self.errors.pop(0)
-            task_group.start_soon(handler, await self._queue_out.receive())
-
-    async def aclose(self) -> None:
-        self._queue_in.close()
-        self._queue_out.close()
-        await checkpoint()
+    """Return two connected streams; `inline` makes them look like sockets."""
+    near, far = memory_stream_pair(capacity)
+    if inline:
+        near = SocketLike(near.incoming, near.outgoing)
+        far = SocketLike(far.incoming, far.outgoing)
+    return near, far
 
 
 # --- Frames, as the RFC has them: an independent hand ---
@@ -330,7 +161,7 @@ class RawPeer:
         def respond() -> None:
             head, separator, rest = bytes(pipe.data).partition(b"\r\n\r\n")
             if separator:
-                pipe.respond = None
+                pipe.on_data = None
                 pipe.data[:] = rest
                 fields = dict(
                     line.split(": ", 1) for line in head.decode("latin-1").split("\r\n")[1:]
@@ -345,7 +176,7 @@ class RawPeer:
                 pipe.log.clear()
                 self.push("\r\n".join([*answer, "", ""]).encode() + after)
 
-        pipe.respond = respond
+        pipe.on_data = respond
 
     def drop_response(self) -> bytes:
         """Take the server's half of the handshake off the wire, and return it."""
@@ -358,7 +189,7 @@ class RawPeer:
 
     def push(self, data: bytes) -> None:
         """Send bytes now, without regard to the capacity."""
-        self.stream.outgoing.put(data)
+        self.stream.outgoing.push(data)
 
     def send(
         self, opcode: int, payload: bytes = b"", *, fin: bool = True, rsv1: bool = False

@@ -66,7 +66,7 @@ async def echo(ws: WebSocket) -> None:
 async def test_a_send_cancelled_at_any_turn_sends_all_of_it_or_nothing(against) -> None:
     """H1, T5. The peer takes a few bytes at a time."""
     async with against(capacity=20) as (ws, peer):
-        peer.other.chunk = 3
+        peer.other.incoming.chunk_size = 3
         received = []
 
         async def take() -> None:
@@ -220,7 +220,7 @@ async def test_a_receive_cancelled_at_any_turn_loses_nothing(kind: str, how: str
 async def test_a_message_that_comes_with_the_cancellation_is_not_lost(against) -> None:
     """H17: byte by byte, whichever turn it is."""
     async with against() as (ws, peer):
-        peer.other.chunk = 1
+        peer.other.incoming.chunk_size = 1
         got, sent = [], 0
         for turns in range(40):
             peer.send(TEXT, b"%d" % sent)
@@ -360,10 +360,10 @@ async def test_a_handshake_cancelled_at_any_turn_closes_the_stream(role: str) ->
         peer = RawPeer(far, is_server=role == "client", other=near)
         if role == "client":
             peer.answer_handshake()
-            near.chunk = 40
+            near.incoming.chunk_size = 40
             opening = anyws.wrap_client_stream(near, URL, config=QUICK)
         else:
-            near.chunk = 40
+            near.incoming.chunk_size = 40
             peer.push(request_bytes())
             opening = anyws.wrap_server_stream(near, config=QUICK)
 

@@ -415,7 +415,7 @@ async def test_a_lost_stream_is_no_close(against) -> None:
 async def test_an_error_of_the_stream_is_the_cause_of_ours(against) -> None:
     async with against() as (ws, peer):
         error = anyio.BrokenResourceError("cable")
-        peer.other.fail_receive = (0, error)
+        peer.other.fail_receive(error, call=0)
         peer.stream.outgoing.notify()
         with pytest.raises(anyws.ConnectionBroken, match="cable") as caught:
             await ws.receive()

@@ -248,10 +248,9 @@ async def test_a_write_that_fails_because_the_peer_closed_reports_its_close(agai
 
             tg.start_soon(send)
             await anyio.wait_all_tasks_blocked()
-            peer.other.chunk = 1
+            peer.other.incoming.chunk_size = 1
             peer.send_close(1008, "policy")
-            peer.stream.incoming.broken = True
-            peer.stream.incoming.notify()
+            peer.stream.incoming.refuse()
             peer.end()
         assert isinstance(errors[0], anyws.ClosedWithError)
         assert errors[0].closure.received == Close(1008, "policy")
@@ -263,7 +262,7 @@ async def test_a_write_that_fails_because_the_peer_closed_reports_its_close(agai
 async def test_a_write_that_fails_breaks_the_connection(against) -> None:
     async with against(QUICK) as (ws, peer):
         error = anyio.BrokenResourceError("gone")
-        peer.other.fail_send = (0, error)
+        peer.other.fail_send(error, call=0)
         with anyio.fail_after(5), pytest.raises(anyws.ConnectionBroken) as caught:
             await ws.send("x")
         assert caught.value.__cause__ is error

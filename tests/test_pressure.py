@@ -72,7 +72,7 @@ async def test_a_flood_that_nobody_receives_stops_at_the_inbox(early: bool, mess
 async def test_reading_stops_where_the_inbox_is_full_and_goes_on_with_room(against) -> None:
     config = Config(inbox_size=3)
     async with against(config) as (ws, peer):
-        peer.other.chunk = 100
+        peer.other.incoming.chunk_size = 100
         for number in range(200):
             peer.send(TEXT, b"%03d" % number)
         await anyio.sleep(0.15)

@@ -1,4 +1,4 @@
-"""The fakes themselves: what the other tests rest on."""
+"""The raw peer itself, and its frames: what the other tests rest on."""
 
 from __future__ import annotations
 
@@ -12,151 +12,13 @@ from streams import (
     CLOSE,
     PING,
     TEXT,
-    MemoryListener,
     client_of_raw,
     close_frame,
     frame,
-    pair,
     server_of_raw,
     split_frames,
 )
 from virtual_time import run_in_virtual_time
-
-
-async def test_what_one_end_sends_the_other_receives_in_order():
-    left, right = pair()
-    await left.send(b"one")
-    await left.send(b"two")
-    assert await right.receive() == b"onetwo"
-    await right.send(b"three")
-    assert await left.receive(2) == b"th"
-    assert await left.receive() == b"ree"
-
-
-async def test_a_send_waits_for_room():
-    left, right = pair(capacity=4)
-    async with anyio.create_task_group() as tg:
-        tg.start_soon(left.send, b"0123456789")
-        await anyio.wait_all_tasks_blocked()
-        assert bytes(right.incoming.data) == b"0123"
-        assert await right.receive(3) == b"012"
-        await anyio.wait_all_tasks_blocked()
-        assert bytes(right.incoming.data) == b"3456"
-        assert await right.receive() + await right.receive() == b"3456789"
-
-
-async def test_a_cancelled_send_has_sent_a_part():
-    left, right = pair(capacity=4)
-    with anyio.CancelScope() as scope:
-        async with anyio.create_task_group() as tg:
-            tg.start_soon(left.send, b"0123456789")
-            await anyio.wait_all_tasks_blocked()
-            scope.cancel()
-    assert await right.receive() == b"0123"
-    await left.send(b"ab")
-    assert await right.receive() == b"ab"
-
-
-async def test_a_cancelled_receive_takes_nothing():
-    left, right = pair()
-    with anyio.move_on_after(0):
-        await right.receive()
-    await left.send(b"x")
-    with anyio.CancelScope() as scope:
-        scope.cancel()
-        await right.receive()
-    assert await right.receive() == b"x"
-
-
-async def test_bytes_can_come_one_by_one():
-    left, right = pair()
-    right.chunk = 1
-    await left.send(b"abc")
-    assert [await right.receive() for _ in range(3)] == [b"a", b"b", b"c"]
-
-
-async def test_the_nth_call_raises():
-    left, right = pair()
-    left.fail_send = (2, OSError("no"))
-    right.fail_receive = (3, OSError("no"))
-    await left.send(b"a")
-    with pytest.raises(OSError, match="no"):
-        await left.send(b"b")
-    assert await right.receive() == b"a"
-    right.fail_receive = (2, OSError("no"))
-    with pytest.raises(OSError, match="no"):
-        await right.receive()
-
-
-async def test_closing_ends_the_stream_for_the_peer_after_what_was_sent():
-    left, right = pair()
-    await left.send(b"last")
-    await left.aclose()
-    assert await right.receive() == b"last"
-    with pytest.raises(anyio.EndOfStream):
-        await right.receive()
-    with pytest.raises(anyio.BrokenResourceError):
-        await right.send(b"x")
-    with pytest.raises(anyio.ClosedResourceError):
-        await left.send(b"x")
-    with pytest.raises(anyio.ClosedResourceError):
-        await left.receive()
-
-
-async def test_closing_wakes_a_blocked_reader_and_a_blocked_writer():
-    left, right = pair(capacity=1)
-    errors = []
-
-    async def expect(error, function, *args):
-        with pytest.raises(error):
-            await function(*args)
-        errors.append(error)
-
-    with anyio.fail_after(5):
-        async with anyio.create_task_group() as tg:
-            tg.start_soon(expect, anyio.EndOfStream, right.receive)
-            tg.start_soon(expect, anyio.BrokenResourceError, right.send, b"abc")
-            await anyio.wait_all_tasks_blocked()
-            await left.aclose()
-    assert len(errors) == 2
-
-
-async def test_closing_wakes_its_own_reader():
-    left, _ = pair()
-    with anyio.fail_after(5):
-        async with anyio.create_task_group() as tg:
-            tg.start_soon(_expect_closed, left)
-            await anyio.wait_all_tasks_blocked()
-            await left.aclose()
-
-
-async def _expect_closed(stream):
-    with pytest.raises(anyio.ClosedResourceError):
-        await stream.receive()
-
-
-async def test_a_half_close_leaves_the_other_direction():
-    left, right = pair()
-    await left.send_eof()
-    with pytest.raises(anyio.EndOfStream):
-        await right.receive()
-    await right.send(b"still")
-    assert await left.receive() == b"still"
-    with pytest.raises(anyio.ClosedResourceError):
-        await left.send(b"x")
-
-
-async def test_two_at_once_are_refused_like_on_a_socket():
-    left, _ = pair(capacity=0)
-    async with anyio.create_task_group() as tg:
-        tg.start_soon(left.receive)
-        tg.start_soon(left.send, b"x")
-        await anyio.wait_all_tasks_blocked()
-        with pytest.raises(anyio.BusyResourceError):
-            await left.receive()
-        with pytest.raises(anyio.BusyResourceError):
-            await left.send(b"x")
-        tg.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("mask", [False, True])
@@ -192,39 +54,6 @@ async def test_a_raw_peer_opens_a_connection(against_raw, inline: bool):
         peer.send_close()
         assert (await peer.next_close()).code == 1000
         await peer.stream.aclose()
-
-
-async def test_a_listener_serves_whoever_connects():
-    listener = MemoryListener()
-    listener.errors.append(OSError("once"))
-    received: list[bytes] = []
-
-    async def handler(stream):
-        received.append(await stream.receive())
-
-    async with anyio.create_task_group() as tg:
-        with pytest.raises(OSError, match="once"):
-            await listener.serve(handler, tg)
-        tg.start_soon(listener.serve, handler, tg)
-        await listener.connect().send(b"x")
-        await anyio.wait_all_tasks_blocked()
-        tg.cancel_scope.cancel()
-    await listener.aclose()
-    assert received == [b"x"]
-
-
-@pytest.mark.parametrize("backend", ["asyncio", "trio"])
-def test_virtual_time_passes_only_while_all_wait(backend: str):
-    async def main():
-        start = anyio.current_time()
-        await anyio.sleep(3600)
-        assert anyio.current_time() - start == pytest.approx(3600)
-        with anyio.move_on_after(60) as scope:
-            await anyio.sleep_forever()
-        assert scope.cancelled_caught
-        assert anyio.current_time() - start == pytest.approx(3660)
-
-    run_in_virtual_time(backend, main)
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])

@@ -130,7 +130,7 @@ def test_closing_the_stream_is_a_part_of_the_close_timeout(backend: str, role: s
     async def main() -> None:
         async with against(role, config(close_timeout=7)) as (ws, peer):
             peer.stays = True
-            peer.other.forever_closing = True
+            peer.other.hangs_on_close = True
             watch = Watch()
             async with anyio.create_task_group() as tg:
                 tg.start_soon(ws.close)

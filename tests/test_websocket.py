@@ -60,7 +60,7 @@ async def test_many_messages_keep_their_order(kind: str) -> None:
 async def test_messages_arrive_however_the_network_cuts_them(against) -> None:
     """Byte by byte, in several fragments, with a code point across the cut. R-53, R-61, R-68."""
     async with against() as (ws, peer):
-        peer.other.chunk = 1
+        peer.other.incoming.chunk_size = 1
         peer.send(TEXT, "h€".encode()[:2], fin=False)
         peer.send(0, b"", fin=False)
         peer.send(0, "h€".encode()[2:])
