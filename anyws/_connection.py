@@ -12,6 +12,7 @@ AnyIO does not know of (`asyncio.Task.cancel`); one while the closing handshake 
 
 from __future__ import annotations
 
+import asyncio
 import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ from anyio import (
     get_cancelled_exc_class,
 )
 
-from ._close import CloseCode, Role, check_close
+from ._close import Close, CloseCode, Role, check_close
 from ._keepalive import Keepalive
 from ._protocol.deflate import PerMessageDeflate
 from ._protocol.protocol import Protocol
@@ -41,7 +42,14 @@ if TYPE_CHECKING:
     from ._handshake import Handshake
     from ._protocol.negotiation import Negotiated
 
-__all__ = ["Connection", "Opening", "is_cancellation", "leave_task_group"]
+__all__ = [
+    "Connection",
+    "Opening",
+    "is_cancellation",
+    "is_cancelled",
+    "leave_task_group",
+    "split_cancellations",
+]
 
 
 class Connection:
@@ -68,6 +76,7 @@ class Connection:
         self._protocol.on_pong = self._keepalive.receive_pong
         self.transport = StreamTransport(stream, self._protocol, config, self._keepalive)
         self._task_group: TaskGroup = create_task_group()
+        self._sent_away = False
 
     def websocket(self) -> WebSocket:
         return WebSocket(self.transport, self._keepalive, self._handshake, self._config)
@@ -77,6 +86,13 @@ class Connection:
         if isinstance(error, BaseExceptionGroup):
             return all(self.is_own_end(one) for one in error.exceptions)
         return self._protocol.ending.is_told_by(error)
+
+    def send_away(self, seconds: float | None) -> None:
+        """Begin to close with 1001, while the body goes on; cut the stream after that time."""
+        self._sent_away = True
+        self._protocol.close(Close(CloseCode.GOING_AWAY))
+        self.transport.close_within(self._config.close_timeout)
+        self.transport.close_within(seconds)
 
     async def __aenter__(self) -> Connection:
         await self._task_group.__aenter__()
@@ -94,18 +110,24 @@ class Connection:
             if exc is None:
                 await self._close(CloseCode.NORMAL, self._config.close_timeout)
             else:
-                # The grace is for a cancellation that has come; one that is still to come ends it.
-                was_cancelled = isinstance(exc, cancelled)
+                was_cancelled = split_cancellations(exc)[1] is None
                 crashed = self._protocol.role is Role.SERVER and not was_cancelled
                 code = CloseCode.INTERNAL_ERROR if crashed else CloseCode.GOING_AWAY
-                with CancelScope(shield=was_cancelled or _is_cancelled()):
-                    await self._close(code, self._config.cancel_grace)
+                # The grace is for a cancellation that has come; one that is still to come ends it.
+                with CancelScope(shield=was_cancelled or is_cancelled()):
+                    await self._close(code, self._time_to_close_after(exc))
         except cancelled:
             # Never in the place of the body's own exception.
             if exc is None:
                 raise
         finally:
             await leave_task_group(self._task_group, self.transport.closed, exc)
+
+    def _time_to_close_after(self, exc: BaseException) -> float | None:
+        if self._sent_away and self.is_own_end(exc):
+            # The body has only taken note; how long closing may take is settled.
+            return None
+        return self._config.cancel_grace
 
     async def _close(self, code: CloseCode, seconds: float | None) -> None:
         transport = self.transport
@@ -157,11 +179,36 @@ def is_cancellation(error: BaseException) -> bool:
 
     On asyncio it may be that of something else, which the task has waited for.
     """
-    return isinstance(error, get_cancelled_exc_class()) and _is_cancelled()
+    return isinstance(error, get_cancelled_exc_class()) and (
+        is_cancelled() or _is_cancelled_natively()
+    )
 
 
-def _is_cancelled() -> bool:
+def is_cancelled() -> bool:
+    """Whether a cancel scope around the current task is cancelled, and not shielded from."""
     return current_effective_deadline() == -math.inf
+
+
+def _is_cancelled_natively() -> bool:
+    """Whether somebody called `asyncio.Task.cancel`, of which AnyIO's scopes know nothing."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        return False
+    return task is not None and task.cancelling() > 0
+
+
+def split_cancellations(
+    error: BaseException,
+) -> tuple[BaseException | None, BaseException | None]:
+    """Return what of an exception, or of a group of them, is cancellations, and what is not.
+
+    A nursery of Trio's own raises its children's cancellations in a group.
+    """
+    cancelled = get_cancelled_exc_class()
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(cancelled)
+    return (error, None) if isinstance(error, cancelled) else (None, error)
 
 
 async def leave_task_group(

@@ -1,13 +1,15 @@
 """Ways in: a listener becomes `WebSocket`s, each with a handler as its task.
 
-**Tasks.** The server has a task group. In it, each listener has a task that accepts, and each
-connection has one that does the opening handshake, runs the handler and closes. The latter are
-shielded: a cancelled server closes its connections in order, it does not tear them down.
+**Tasks.** The server has a task group. In it, each listener has a task that accepts from it and
+closes it at the end, and each connection has one that does the opening handshake, runs the handler
+and closes. The latter are shielded: a cancelled server closes its connections in order, it does
+not tear them down.
 
-**The end**, in this order, is `_drain`: listeners are closed, half-open handshakes refused with
-503, Close 1001 is sent to every connection, handlers get until the deadline to end, then they are
-cancelled, and the streams cut. The deadline is `drain_timeout` where the program asks for the
-end, `cancel_grace` where it is cancelled or fails.
+**The end**, in this order: listeners accept no more, half-open handshakes are refused with 503,
+Close 1001 is sent to every connection (`_drain`), handlers get until the deadline to end, then they
+are cancelled and the streams cut (`_cut_off`). The deadline is `drain_timeout` from when the
+program asks for the end, and `cancel_grace` from when it is cancelled or fails: the nearer one.
+What breaks off the waiting, as a second `asyncio.Task.cancel` does, only makes it shorter.
 """
 
 from __future__ import annotations
@@ -31,13 +33,11 @@ from anyio import (
 from anyio.abc import SocketAttribute
 from anyio.streams.stapled import MultiListener
 
-from ._accept import Policy, accept, peer_of
-from ._close import Close, CloseCode
+from ._accept import Policy
 from ._config import as_config, check_range
-from ._connection import Connection, is_cancellation, leave_task_group
-from ._errors import HandshakeError
+from ._connection import leave_task_group
 from ._handlers import Handlers
-from ._transports.base import STREAM_ERRORS
+from ._served import Served, Service
 
 if TYPE_CHECKING:
     import ssl
@@ -159,23 +159,13 @@ def open_server(
     if port is not None:
         check_range("port", port, 0, 65535)
     table = Handlers(handlers, default)
-    server = Server(
+    service = Service(
         table,
         Policy.make(table.choose, on_request, origins, headers),
         as_config(config),
         ssl_context,
     )
-    return _Serving(server, host, port, listeners)
-
-
-async def _run_handler(handler: Handler, websocket: WebSocket) -> None:
-    try:
-        await handler(websocket)
-    except get_cancelled_exc_class() as error:
-        if is_cancellation(error):
-            raise
-        # The end of something that it waited for. To a task group, it would look like its own.
-        raise RuntimeError("the handler ended with a cancellation that was not its own") from error
+    return _Serving(Server(service), host, port, listeners)
 
 
 def _single(listener: Listener[Any]) -> Iterator[Listener[Any]]:
@@ -194,39 +184,21 @@ def _is_passing(error: BaseException) -> bool:
     return isinstance(error, OSError)
 
 
-class _Served:
-    """One client, from the accepted stream on."""
-
-    __slots__ = ("connection", "handshake", "scope", "websocket")
-
-    def __init__(self) -> None:
-        self.scope = CancelScope(shield=True)  # the task
-        self.handshake = CancelScope()  # cancelled: the client gets 503
-        self.connection: Connection | None = None
-        self.websocket: WebSocket | None = None
-
-
 class Server:
     """A running server. Made by `open_server`, and by `serve` through ``task_status``."""
 
-    def __init__(
-        self,
-        handlers: Handlers,
-        policy: Policy,
-        config: Config,
-        ssl_context: ssl.SSLContext | None,
-    ) -> None:
-        self._handlers = handlers
-        self._policy = policy
-        self._config = config
-        self._ssl_context = ssl_context
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._config = service.config
         self._listeners: list[Listener[Any]] = []
         self._addresses: list[object] = []  # known also when the listeners are closed
         self._accepting: list[CancelScope] = []
-        self._served: set[_Served] = set()
+        self._served: set[Served] = set()
         self._task_group: TaskGroup
         self._listening = True
         self._closing = False
+        self._drained_by = math.inf
+        self._deaf = Event()  # every listener is closed
         self._all_gone = Event()  # of the current wait for connections; see `_wait_until_gone`
         self._keep_connections = False
 
@@ -249,7 +221,7 @@ class Server:
         host, port = self._tcp_address()[:2]
         host = _REACHABLE.get(host, host)
         host = f"[{host}]" if ":" in host else host
-        return f"{'wss' if self._ssl_context else 'ws'}://{host}:{port}/"
+        return f"{'wss' if self._service.ssl_context else 'ws'}://{host}:{port}/"
 
     def _tcp_address(self) -> tuple[Any, ...]:
         for address in self._addresses:
@@ -263,76 +235,59 @@ class Server:
         return frozenset(s.websocket for s in self._served if s.websocket is not None)
 
     def __repr__(self) -> str:
-        state = "closed" if self._closing else "serving"
-        return f"<anyws.Server {state}, {len(self._served)} connections>"
+        if self._listening:
+            state = "serving"
+        elif not self._closing:
+            state = "listening no more"
+        else:
+            state = "closing" if self._served else "closed"
+        return f"<anyws.Server {state}, {len(self.connections)} connections>"
 
     # --- Serving ---
 
-    async def _accept_from(self, listener: Listener[Any]) -> None:
-        with CancelScope() as scope:
-            self._accepting.append(scope)
-            while self._listening:
-                try:
-                    await listener.serve(self._serve_stream, self._task_group)
-                    _logger.error("%r accepts no more connections", listener)
+    async def _accept_from(self, listener: Listener[Any], scope: CancelScope) -> None:
+        try:
+            with scope:
+                await self._accept_until_cancelled(listener)
+        finally:
+            try:
+                with CancelScope(shield=True):
+                    await listener.aclose()
+            except Exception as error:
+                _logger.warning("closing %r failed", listener, exc_info=error)
+            self._accepting.remove(scope)
+            if not self._accepting:
+                self._deaf.set()
+
+    async def _accept_until_cancelled(self, listener: Listener[Any]) -> None:
+        while True:
+            try:
+                await listener.serve(self._serve_stream, self._task_group)
+                _logger.error("%r accepts no more connections", listener)
+                return
+            except Exception as error:
+                if not self._listening:
                     return
-                except Exception as error:
-                    if not self._listening:
-                        return
-                    if not _is_passing(error):
-                        _logger.error("accepting from %r has ended", listener, exc_info=error)
-                        return
-                    # Out of file descriptors or memory, or a connection that was gone before it
-                    # was accepted: no reason to stop.
-                    _logger.warning("accepting a connection failed, trying again: %s", error)
-                    await sleep(_ACCEPT_PAUSE)
+                if not _is_passing(error):
+                    _logger.error("accepting from %r has ended", listener, exc_info=error)
+                    return
+                # Out of file descriptors or memory, or a connection that was gone before it
+                # was accepted: no reason to stop.
+                _logger.warning("accepting a connection failed, trying again: %s", error)
+                await sleep(_ACCEPT_PAUSE)
 
     async def _serve_stream(self, stream: ByteStream) -> None:
-        served = _Served()
+        served = Served(self._service)
         self._served.add(served)
         if self._closing:
-            served.handshake.cancel()
+            served.refuse()
+            served.send_away(self._config.close_timeout)
         try:
-            with served.scope:
-                await self._serve_client(stream, served)
-        except (Exception, get_cancelled_exc_class()) as error:
-            if is_cancellation(error):
-                raise
-            _logger.error("anyws failed while serving a client", exc_info=error)
+            await served.run(stream)
         finally:
             self._served.discard(served)
             if not self._served:
                 self._all_gone.set()
-
-    async def _serve_client(self, stream: ByteStream, served: _Served) -> None:
-        _, peer = peer_of(stream)
-        try:
-            connection = await accept(
-                stream,
-                self._policy,
-                self._config,
-                ssl_context=self._ssl_context,
-                scope=served.handshake,
-            )
-        except (HandshakeError, *STREAM_ERRORS) as error:
-            _logger.info("%s: no WebSocket: %s", peer, str(error) or repr(error))
-            return
-        websocket = connection.websocket()
-        served.connection = connection
-        handler = self._handlers.handler(websocket.request.subprotocols, websocket.subprotocol)
-        try:
-            async with connection:
-                served.websocket = websocket
-                if self._closing:
-                    self._send_away(served, self._config.close_timeout)
-                await _run_handler(handler, websocket)
-        except Exception as error:
-            if connection.is_own_end(error):
-                _logger.info("%r", websocket)
-            else:
-                _logger.error("the handler of %r failed", websocket, exc_info=error)
-        finally:
-            served.websocket = None
 
     # --- Closing ---
 
@@ -347,46 +302,41 @@ class Server:
         ``drain_timeout``. Cancelled, the server does not listen any more, and the
         connections are closing: leaving `open_server` waits for that, too.
         """
-        await self._stop_listening()
+        self._stop_listening()
         if keep_connections:
             self._keep_connections = True
         else:
             await self._drain(self._config.drain_timeout)
+            self._cut_off()
+            await self._wait_until_gone()
+        await self._deaf.wait()
 
-    async def _stop_listening(self) -> None:
+    def _stop_listening(self) -> None:
         self._listening = False
         for scope in self._accepting:
             scope.cancel()
-        for listener in self._listeners:
-            try:
-                with CancelScope(shield=True):
-                    await listener.aclose()
-            except Exception as error:
-                _logger.warning("closing %r failed", listener, exc_info=error)
 
     async def _drain(self, timeout: float | None) -> None:
+        """Send everybody away, and give handlers until then, or until an earlier time given."""
         self._closing = True
-        deadline = math.inf if timeout is None else current_time() + timeout
-        for served in list(self._served):
-            if served.connection is None:
-                served.handshake.cancel()
-            else:
-                self._send_away(served, timeout)
-        with move_on_at(deadline):
+        if timeout is not None:
+            self._drained_by = min(self._drained_by, current_time() + timeout)
+        for served in self._served:
+            served.refuse()
+        # Who is sent away may come back at once, and is not to find an open door.
+        try:
+            with move_on_at(self._drained_by):
+                await self._deaf.wait()
+        finally:
+            for served in self._served:
+                served.send_away(timeout)
+        with move_on_at(self._drained_by):
             await self._wait_until_gone()
-            return
-        for served in list(self._served):
-            served.scope.cancel()
-            if served.connection is not None:
-                served.connection.transport.give_up("the server had no more time")
-        await self._wait_until_gone()
 
-    def _send_away(self, served: _Served, seconds: float | None) -> None:
-        connection = served.connection
-        assert connection is not None
-        connection.transport.protocol.close(Close(CloseCode.GOING_AWAY))
-        connection.transport.close_within(self._config.close_timeout)
-        connection.transport.close_within(seconds)
+    def _cut_off(self) -> None:
+        """Cancel the handlers that are left, and cut their streams."""
+        for served in self._served:
+            served.cut_off()
 
     async def _wait_until_gone(self) -> None:
         while self._served:
@@ -428,7 +378,9 @@ class _Serving:
         server._task_group = create_task_group()
         await server._task_group.__aenter__()
         for one in server._listeners:
-            server._task_group.start_soon(server._accept_from, one, name="anyws listener")
+            scope = CancelScope()
+            server._accepting.append(scope)
+            server._task_group.start_soon(server._accept_from, one, scope, name="anyws listener")
         return server
 
     async def __aexit__(
@@ -447,9 +399,12 @@ class _Serving:
                 elif exc is None:
                     await server.aclose()
             finally:
-                with CancelScope(shield=True):
-                    await server._stop_listening()
-                    await server._drain(server._config.cancel_grace)
+                try:
+                    with CancelScope(shield=True):
+                        server._stop_listening()
+                        await server._drain(server._config.cancel_grace)
+                finally:
+                    server._cut_off()
         except cancelled:
             if exc is None:
                 raise

@@ -26,7 +26,7 @@ PACKAGE = "anyws"
 LAYERS: list[list[list[str]]] = [
     [["anyws", "__main__", "_cli", "_demo"]],
     [["sync"], ["callbacks"], ["testing"]],
-    [["_client", "_reconnect", "_proxy"], ["_server", "_accept", "_handlers"]],
+    [["_client", "_reconnect", "_proxy"], ["_server", "_served", "_accept", "_handlers"]],
     [["_connection", "_websocket", "_fragments", "_handshake", "_keepalive"]],
     [["_transports"]],
     [["_protocol"]],

@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 from anyio import (
     BrokenResourceError,
     BusyResourceError,
+    CancelScope,
     ClosedResourceError,
     EndOfStream,
     Event,
+    aclose_forcefully,
     create_memory_object_stream,
     current_time,
     move_on_after,
@@ -320,6 +322,10 @@ class MemoryListener(Listener[ByteStream]):
             task_group.start_soon(handler, await self._arrived.receive())
 
     async def aclose(self) -> None:
+        """Close it; whoever has connected and was not accepted sees the end of the stream."""
         self._arriving.close()
+        with CancelScope(shield=True):
+            while self._arrived.statistics().current_buffer_used:
+                await aclose_forcefully(self._arrived.receive_nowait())
         self._arrived.close()
         await checkpoint()

@@ -1,0 +1,145 @@
+"""One client of a server: from the accepted stream to its end, in one task.
+
+The task does the opening handshake, runs the handler and closes. It is shielded from whatever
+cancels the server: how a client is sent away is for the server to say, in steps. `refuse` ends a
+handshake that is not over, `send_away` closes the connection while the handler goes on, `cut_off`
+cancels the handler and cuts the stream.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from anyio import CancelScope, get_cancelled_exc_class
+
+from ._accept import accept, peer_of
+from ._connection import is_cancellation, is_cancelled, split_cancellations
+from ._errors import HandshakeError
+from ._transports.base import STREAM_ERRORS
+
+if TYPE_CHECKING:
+    import ssl
+
+    from anyio.abc import ByteStream
+
+    from ._accept import Policy
+    from ._config import Config
+    from ._connection import Connection
+    from ._handlers import Handler, Handlers
+    from ._websocket import WebSocket
+
+__all__ = ["Served", "Service"]
+
+_logger = logging.getLogger("anyws.server")
+
+
+@dataclass(frozen=True)
+class Service:
+    """What a server has for each of its clients."""
+
+    handlers: Handlers
+    policy: Policy
+    config: Config
+    ssl_context: ssl.SSLContext | None
+
+
+class Served:
+    def __init__(self, service: Service) -> None:
+        self.websocket: WebSocket | None = None  # while the handler runs
+        self._service = service
+        self._connection: Connection | None = None
+        self._scope = CancelScope(shield=True)
+        self._handshake = CancelScope()  # cancelled: the client gets 503
+        self._sent_away = False
+
+    def refuse(self) -> None:
+        """Answer with 503 where the opening handshake is not over."""
+        self._handshake.cancel()
+
+    def send_away(self, seconds: float | None) -> None:
+        """Close with 1001 while the handler goes on, and cut the stream after that time."""
+        self._sent_away = True
+        if self._connection is not None:
+            self._connection.send_away(seconds)
+
+    def cut_off(self) -> None:
+        """Cancel the handler, and cut the stream."""
+        self._scope.cancel()
+        if self._connection is not None:
+            self._connection.transport.give_up("the server had no more time")
+
+    async def run(self, stream: ByteStream) -> None:
+        """Serve the client. Raises nothing but what ends the program."""
+        try:
+            with self._scope:
+                await self._serve(stream)
+        except (Exception, get_cancelled_exc_class()) as error:
+            if is_cancelled():
+                raise
+            if is_cancellation(error):
+                # Somebody has cancelled this task, not the server: to the task group, it would
+                # look like its own.
+                _logger.info("the task that served a client was cancelled")
+            else:
+                _logger.error("anyws failed while serving a client", exc_info=error)
+
+    async def _serve(self, stream: ByteStream) -> None:
+        service = self._service
+        _, peer = peer_of(stream)
+        try:
+            connection = await accept(
+                stream,
+                service.policy,
+                service.config,
+                ssl_context=service.ssl_context,
+                scope=self._handshake,
+            )
+        except (HandshakeError, *STREAM_ERRORS) as error:
+            _logger.info("%s: no WebSocket: %s", peer, str(error) or repr(error))
+            return
+        websocket = connection.websocket()
+        handler = service.handlers.handler(websocket.request.subprotocols, websocket.subprotocol)
+        self._connection = connection
+        try:
+            async with connection:
+                self.websocket = websocket
+                if self._sent_away:
+                    connection.send_away(service.config.close_timeout)
+                await _run_handler(handler, websocket)
+        except Exception as error:  # noqa: BLE001 - it is logged
+            _note_end(connection, websocket, error)
+        except BaseExceptionGroup as group:
+            raise _without_failures(connection, websocket, group) from None
+        finally:
+            self.websocket = None
+
+
+async def _run_handler(handler: Handler, websocket: WebSocket) -> None:
+    try:
+        await handler(websocket)
+    except get_cancelled_exc_class() as error:
+        if is_cancellation(error):
+            raise
+        # The end of something that it waited for. To a task group, it would look like its own.
+        raise RuntimeError("the handler ended with a cancellation that was not its own") from error
+
+
+def _note_end(connection: Connection, websocket: WebSocket, failure: Exception) -> None:
+    """Log how a handler ended."""
+    if connection.is_own_end(failure):
+        _logger.info("%r", websocket)
+    else:
+        _logger.error("the handler of %r failed", websocket, exc_info=failure)
+
+
+def _without_failures(
+    connection: Connection, websocket: WebSocket, group: BaseExceptionGroup[BaseException]
+) -> BaseException:
+    """Log what failed while the handler was cancelled, and return the cancellations alone."""
+    cancellations, others = split_cancellations(group)
+    if cancellations is None or not isinstance(others, Exception):
+        return group
+    _note_end(connection, websocket, others)
+    return cancellations

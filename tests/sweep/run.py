@@ -1,0 +1,284 @@
+"""The sweep: every scenario, on every backend and stream, struck at every step.
+
+    python tests/sweep/run.py [--backend NAME] [--kind KIND] [--scenario PART] [--every N] ...
+
+Each scenario is run once to count its steps, and then once for each step k, struck there: by
+cancelling a scope, by `Task.cancel()` where there is such a thing, or by an exception in the body.
+Every run has an event loop of its own. After each, the oracles: what the peer parsed, what the
+connection says, messages, tasks, timers, file descriptors, time, and the exception itself.
+
+At the end there is a table, a row for each scenario, backend and stream; and the awaits of the
+package at which no task ever stood, or was cancelled, when a strike came.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import gc
+import json
+import logging
+import multiprocessing
+import os
+import sys
+import time
+import traceback
+import warnings
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+import anyio  # noqa: E402
+from scenarios import SCENARIOS, Scenario  # noqa: E402
+from steps import CALL, TURN, Stepper, backend_with  # noqa: E402
+from world import (  # noqa: E402
+    KINDS,
+    NATIVE,
+    PACKAGE,
+    RAISE,
+    Census,
+    Setting,
+    Violation,
+    World,
+    open_files,
+)
+
+BACKENDS = ("asyncio", "uvloop", "trio")
+# More than any scenario has; a sweep that gets there does not end.
+MANY = 3000
+
+
+@dataclass
+class Row:
+    """What became of one scenario on one backend and kind of stream."""
+
+    scenario: str
+    backend: str
+    kind: str
+    points: int = 0
+    seconds: float = 0
+    outcomes: dict[str, int] = field(default_factory=dict)
+    violations: list[str] = field(default_factory=list)
+    awaits: list[tuple[str, int]] = field(default_factory=list)
+
+
+def run_once(scenario: Scenario, setting: Setting, strike_at: int | None) -> World:
+    stepper = Stepper(setting.source, strike_at)
+    world = World(setting, stepper)
+    before = open_files()
+
+    async def main() -> None:
+        census = await Census.take()
+        with anyio.fail_after(60):
+            await scenario.run(world)
+        await census.check()
+        if not world.outcome:
+            raise Violation("the scenario has attacked nothing")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        anyio.run(main, **backend_with(stepper, setting.backend, virtual=setting.virtual))
+    gc.collect()
+    if left := open_files() - before:
+        raise Violation(f"{len(left)} file descriptors are left open")
+    return world
+
+
+def sweep(
+    scenario: Scenario, backend: str, kind: str, *, every: int, offset: int, stop_at_first: bool
+) -> Row:
+    row = Row(scenario.name, backend, kind)
+    outcomes: Counter[str] = Counter()
+    awaits: set[tuple[str, int]] = set()
+    start = time.monotonic()
+    for how in scenario.hows:
+        if how == NATIVE and backend == "trio":
+            continue
+        sources = (TURN,) if how in {NATIVE, RAISE} else (TURN, CALL)
+        for source in sources:
+            setting = Setting(backend, kind, how, source, scenario.role)
+            if not _run_and_note(row, outcomes, awaits, partial(run_once, scenario, setting, None)):
+                continue
+            first = -1 if source == TURN and how != RAISE else 0
+            for step in range(first, MANY):
+                if step > 0 and (step + offset) % every:
+                    continue
+                run = partial(run_once, scenario, setting, step)
+                world = _run_and_note(row, outcomes, awaits, run, f"{how} at {source} {step}: ")
+                if world is not None and not world.struck:
+                    break
+                row.points += 1
+                if row.violations and stop_at_first:
+                    break
+                if len(row.violations) >= 10:
+                    break
+            else:
+                row.violations.append(f"{how}: not over after {MANY} {source}s")
+    row.seconds = time.monotonic() - start
+    row.outcomes = dict(outcomes)
+    row.awaits = sorted(awaits)
+    return row
+
+
+def _run_and_note(
+    row: Row,
+    outcomes: Counter[str],
+    awaits: set[tuple[str, int]],
+    run: partial[World],
+    where: str = "not struck: ",
+) -> World | None:
+    try:
+        world = run()
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        text = "".join(traceback.format_exception(error))
+        row.violations.append(f"{where}{_words(error)}\n{text}")
+        return None
+    outcomes[world.outcome] += 1
+    awaits |= world.awaits
+    return world
+
+
+def _words(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return f"{type(error).__name__}: {error}"
+
+
+# --- Awaits ---
+
+
+def awaits_of_the_package() -> dict[tuple[str, int], tuple[int, str]]:
+    """Every `await`, `async with` and `async for`: its first line -> its last line, its words."""
+    found = {}
+    for path in sorted(Path(PACKAGE).rglob("*.py")):
+        lines = path.read_text().splitlines()
+        for node in ast.walk(ast.parse("\n".join(lines))):
+            if isinstance(node, ast.Await):
+                last = node.end_lineno
+            elif isinstance(node, ast.AsyncWith):
+                last = node.items[-1].context_expr.end_lineno
+            elif isinstance(node, ast.AsyncFor):
+                last = node.iter.end_lineno
+            else:
+                continue
+            found[str(path), node.lineno] = (last or node.lineno, lines[node.lineno - 1].strip())
+    return found
+
+
+def awaits_never_struck(rows: list[Row]) -> list[str]:
+    seen = {tuple(one) for row in rows for one in row.awaits}
+    missing = []
+    for (path, first), (last, words) in awaits_of_the_package().items():
+        if not any((path, line) in seen for line in range(first, last + 1)):
+            missing.append(f"{Path(path).relative_to(PACKAGE)}:{first}: {words}")
+    return missing
+
+
+# --- The command ---
+
+
+def jobs(options: argparse.Namespace) -> list[tuple[Scenario, str, str]]:
+    return [
+        (scenario, backend, kind)
+        for scenario in SCENARIOS
+        for kind in scenario.kinds
+        for backend in BACKENDS
+        if options.scenario in scenario.name
+        and options.backend in {None, backend}
+        and options.kind in {None, kind}
+    ]
+
+
+def warm_up() -> None:
+    """Have each backend open what it keeps for the life of the process."""
+    for backend in BACKENDS:
+        anyio.run(anyio.sleep, 0, **backend_with(Stepper(TURN, None), backend, virtual=False))
+
+
+def work(job: tuple[int, int, int, bool]) -> Row:
+    number, every, offset, stop_at_first = job
+    scenario, backend, kind = _JOBS[number]
+    return sweep(scenario, backend, kind, every=every, offset=offset, stop_at_first=stop_at_first)
+
+
+_JOBS: list[tuple[Scenario, str, str]] = []
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Strike every scenario at every step.")
+    parser.add_argument("--backend", choices=BACKENDS)
+    parser.add_argument("--kind", choices=KINDS)
+    parser.add_argument("--scenario", default="", help="only those with this in their name")
+    parser.add_argument("--every", type=int, default=1, help="only every nth step")
+    parser.add_argument("--offset", type=int, default=0, help="which of them")
+    parser.add_argument("--jobs", type=int, default=2 * (os.cpu_count() or 1))
+    parser.add_argument("--first", action="store_true", help="stop at the first violation")
+    parser.add_argument("--summary", type=Path, help="write the rows there, as JSON")
+    parser.add_argument("--min-points", type=int, default=0, help="fail below, for each backend")
+    parser.add_argument("--all-awaits", action="store_true", help="fail where one is missing")
+    options = parser.parse_args()
+    logging.getLogger("anyws").setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    _JOBS[:] = jobs(options)
+    work_items = [
+        (number, options.every, options.offset, options.first) for number in range(len(_JOBS))
+    ]
+    rows: list[Row] = []
+    with multiprocessing.get_context("fork").Pool(options.jobs, warm_up) as pool:
+        for row in pool.imap_unordered(work, work_items):
+            rows.append(row)
+            print_row(row)
+            if row.violations and options.first:
+                pool.terminate()
+                break
+    return report(rows, options)
+
+
+def print_row(row: Row) -> None:
+    outcomes = ", ".join(f"{count} {name}" for name, count in sorted(row.outcomes.items()))
+    say(
+        f"{row.scenario:52} {row.backend:8} {row.kind:12} {row.points:5} points "
+        f"{len(row.violations):3} violations {row.seconds:6.1f} s  {outcomes}"
+    )
+    for violation in row.violations[:2]:
+        say("    " + violation.replace("\n", "\n    "))
+    for violation in row.violations[2:]:
+        say("    " + violation.partition("\n")[0])
+
+
+def report(rows: list[Row], options: argparse.Namespace) -> int:
+    failed = False
+    for backend in BACKENDS:
+        of_backend = [row for row in rows if row.backend == backend]
+        if not of_backend:
+            continue
+        points = sum(row.points for row in of_backend)
+        violations = sum(len(row.violations) for row in of_backend)
+        empty = [row.scenario for row in of_backend if not row.points]
+        say(f"{backend}: {len(of_backend)} rows, {points} points, {violations} violations in all")
+        if empty:
+            say(f"  nothing was struck in: {', '.join(empty)}")
+        failed |= bool(violations or empty) or points < options.min_points
+    missing = awaits_never_struck(rows)
+    say(f"awaits of the package: {len(awaits_of_the_package())}, never struck: {len(missing)}")
+    for one in missing:
+        say(f"  {one}")
+    failed |= bool(missing) and options.all_awaits
+    if options.summary:
+        options.summary.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+    return int(failed)
+
+
+def say(words: str) -> None:
+    sys.stdout.write(words + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
