@@ -43,12 +43,14 @@ def authority() -> trustme.CA:
     return trustme.CA()
 
 
+@cache
 def server_tls() -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority().issue_cert("127.0.0.1", "localhost").configure_cert(context)
     return context
 
 
+@cache
 def client_tls() -> ssl.SSLContext:
     context = ssl.create_default_context()
     authority().configure_trust(context)

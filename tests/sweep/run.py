@@ -14,7 +14,6 @@ package at which no task ever stood, or was cancelled, when a strike came.
 from __future__ import annotations
 
 import argparse
-import ast
 import gc
 import json
 import logging
@@ -34,11 +33,18 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import anyio  # noqa: E402
 from scenarios import SCENARIOS, Scenario  # noqa: E402
-from steps import CALL, TURN, Stepper, backend_with  # noqa: E402
+from steps import (  # noqa: E402
+    AWAIT,
+    CALL,
+    PACKAGE,
+    TURN,
+    Stepper,
+    awaits_of_the_package,
+    backend_with,
+)
 from world import (  # noqa: E402
     KINDS,
     NATIVE,
-    PACKAGE,
     RAISE,
     Census,
     Setting,
@@ -73,7 +79,7 @@ def run_once(scenario: Scenario, setting: Setting, strike_at: int | None) -> Wor
 
     async def main() -> None:
         census = await Census.take()
-        with anyio.fail_after(60):
+        with anyio.fail_after(60), stepper.watching_awaits():
             await scenario.run(world)
         await census.check()
         if not world.outcome:
@@ -82,7 +88,9 @@ def run_once(scenario: Scenario, setting: Setting, strike_at: int | None) -> Wor
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         anyio.run(main, **backend_with(stepper, setting.backend, virtual=setting.virtual))
-    gc.collect()
+    if open_files() - before:
+        # A loop of asyncio is a cycle, and holds its own.
+        gc.collect()
     if left := open_files() - before:
         raise Violation(f"{len(left)} file descriptors are left open")
     return world
@@ -98,7 +106,7 @@ def sweep(
     for how in scenario.hows:
         if how == NATIVE and backend == "trio":
             continue
-        sources = (TURN,) if how in {NATIVE, RAISE} else (TURN, CALL)
+        sources = (TURN,) if how in {NATIVE, RAISE} else (TURN, CALL, AWAIT)
         for source in sources:
             setting = Setting(backend, kind, how, source, scenario.role)
             if not _run_and_note(row, outcomes, awaits, partial(run_once, scenario, setting, None)):
@@ -151,24 +159,6 @@ def _words(error: BaseException) -> str:
 
 
 # --- Awaits ---
-
-
-def awaits_of_the_package() -> dict[tuple[str, int], tuple[int, str]]:
-    """Every `await`, `async with` and `async for`: its first line -> its last line, its words."""
-    found = {}
-    for path in sorted(Path(PACKAGE).rglob("*.py")):
-        lines = path.read_text().splitlines()
-        for node in ast.walk(ast.parse("\n".join(lines))):
-            if isinstance(node, ast.Await):
-                last = node.end_lineno
-            elif isinstance(node, ast.AsyncWith):
-                last = node.items[-1].context_expr.end_lineno
-            elif isinstance(node, ast.AsyncFor):
-                last = node.iter.end_lineno
-            else:
-                continue
-            found[str(path), node.lineno] = (last or node.lineno, lines[node.lineno - 1].strip())
-    return found
 
 
 def awaits_never_struck(rows: list[Row]) -> list[str]:

@@ -1,17 +1,23 @@
 """Counting what a scheduler does, and striking at a chosen step.
 
-Two sources of steps. A *turn* is each time the scheduler runs something: on trio a step of a task,
-on asyncio and uvloop a callback, which is how tasks are run there. A *call* is each beginning and
-end of a call of the stream under the connection. The count runs while an `Stepper.armed` block is
+Three sources of steps. A *turn* is each time the scheduler runs something: on trio a step of a
+task, on asyncio and uvloop a callback, which is how tasks are run there. A *call* is each beginning
+and end of a call of the stream under the connection. An *await* is each time that a task comes to
+an `await` in the package, be it one that need not wait. The count runs while an `Stepper.armed` block is
 open; when it reaches `strike_at`, `strike` is called there and then, between two things that the
 scheduler runs, or within the call.
 """
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import math
+import sys
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -20,12 +26,16 @@ import uvloop
 from anyio.abc import ByteStream
 from trio.testing import MockClock
 
+import anyws
 from anyws.testing import VirtualTimeLoop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from types import FrameType
 
-TURN, CALL = "turn", "call"
+TURN, CALL, AWAIT = "turn", "call", "await"
+
+PACKAGE = str(Path(anyws.__file__).parent)
 
 
 class Stepper:
@@ -35,6 +45,7 @@ class Stepper:
         self.count = 0
         self.turns = 0  # all there ever were, whatever is counted
         self.struck_at: float | None = None  # the time of the strike
+        self.awaiting: tuple[str, int] | None = None  # at the latest step of that source
         self._strike: Callable[[], None] | None = None
 
     @contextmanager
@@ -54,6 +65,27 @@ class Stepper:
         if self.source == CALL:
             self._step()
 
+    @contextmanager
+    def watching_awaits(self) -> Iterator[None]:
+        """Count them within the block, if they are to be: it slows everything down."""
+        if self.source != AWAIT:
+            yield
+            return
+        sys.settrace(self._trace_call)
+        try:
+            yield
+        finally:
+            sys.settrace(None)
+
+    def _trace_call(self, frame: FrameType, event: str, arg: object) -> Any:
+        return self._trace_line if frame.f_code in _awaits_by_code() else None
+
+    def _trace_line(self, frame: FrameType, event: str, arg: object) -> Any:
+        if event == "line" and frame.f_lineno in _awaits_by_code()[frame.f_code]:
+            self.awaiting = (frame.f_code.co_filename, frame.f_lineno)
+            self._step()
+        return self._trace_line
+
     def _step(self) -> None:
         strike = self._strike
         if strike is None:
@@ -63,6 +95,41 @@ class Stepper:
             self.struck_at = anyio.current_time()
             strike()
         self.count += 1
+
+
+@cache
+def awaits_of_the_package() -> dict[tuple[str, int], tuple[int, str]]:
+    """Every `await`, `async with` and `async for`: its first line -> its last line, its words."""
+    found = {}
+    for path in sorted(Path(PACKAGE).rglob("*.py")):
+        lines = path.read_text().splitlines()
+        for node in ast.walk(ast.parse("\n".join(lines))):
+            if isinstance(node, ast.Await):
+                last = node.end_lineno
+            elif isinstance(node, ast.AsyncWith):
+                last = node.items[-1].context_expr.end_lineno
+            elif isinstance(node, ast.AsyncFor):
+                last = node.iter.end_lineno
+            else:
+                continue
+            found[str(path), node.lineno] = (last or node.lineno, lines[node.lineno - 1].strip())
+    return found
+
+
+@cache
+def _awaits_by_code() -> dict[CodeType, set[int]]:
+    """The coroutine functions of the package, and the lines of theirs that await."""
+    awaits = awaits_of_the_package()
+    found: dict[CodeType, set[int]] = {}
+    for path in {path for path, _ in awaits}:
+        lines = {line for name, line in awaits if name == path}
+        codes = [compile(Path(path).read_text(), path, "exec", dont_inherit=True)]
+        while codes:
+            code = codes.pop()
+            codes += [const for const in code.co_consts if isinstance(const, CodeType)]
+            if own := lines & {line for _, _, line in code.co_lines() if line is not None}:
+                found[code] = own
+    return found
 
 
 class _Instrument(trio.abc.Instrument):

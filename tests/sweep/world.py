@@ -14,7 +14,7 @@ import anyio
 from anyio.abc import SocketStream
 from anyio.streams.tls import TLSStream
 from connections import client_tls, server_tls
-from steps import Stepper, WatchedStream, suspended_at, tasks, timers
+from steps import PACKAGE, Stepper, WatchedStream, suspended_at, tasks, timers
 from streams import (
     CLOSE,
     CONT,
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
     from anyio.abc import ByteStream, Listener
     from streams import Frame
-
-PACKAGE = str(Path(anyws.__file__).parent)
 
 # Short, since over real sockets and on uvloop time is real.
 QUICK = Config(
@@ -107,6 +105,7 @@ class Peer:
         self._sending = anyio.Lock()
         self._changed = anyio.Event()
         self._answered = 0
+        self._eof_sent = False
 
     @property
     def frames(self) -> list[Frame]:
@@ -189,8 +188,9 @@ class Peer:
         elif one.opcode == CLOSE and self.answers_close:
             self.answers_close = False
             await self.send(CLOSE, one.payload)
-            if self.is_server:
-                await self.stream.send_eof() if not _is_tls(self.stream) else None
+            if self.is_server and not isinstance(self.stream, TLSStream):
+                self._eof_sent = True
+                await self.stream.send_eof()
 
     def frame(self, opcode: int, payload: bytes = b"", *, fin: bool = True) -> bytes:
         return frame(opcode, payload, fin=fin, mask=not self.is_server)
@@ -206,7 +206,8 @@ class Peer:
         """Send bytes; an end of the stream meanwhile is for `run` to tell."""
         async with self._sending:
             try:
-                await self.stream.send(data)
+                if not self._eof_sent:
+                    await self.stream.send(data)
             except STREAM_ERRORS:
                 pass
 
@@ -231,10 +232,6 @@ class Peer:
                 in_message = not one.fin
             check(one.opcode != CLOSE or one is frames[-1], f"{len(frames) - place} after a Close")
         check(not rest or self.ended.is_set(), f"half a frame, and no end: {bytes(rest[:20])!r}")
-
-
-def _is_tls(stream: ByteStream) -> bool:
-    return isinstance(getattr(stream, "stream", stream), TLSStream)
 
 
 @dataclass
@@ -283,6 +280,8 @@ class World:
     def _strike(self, strike: Callable[[], object]) -> Callable[[], None]:
         def do() -> None:
             self.awaits |= suspended_at(PACKAGE)
+            if self.stepper.awaiting is not None:
+                self.awaits.add(self.stepper.awaiting)
             strike()
 
         return do

@@ -1,0 +1,20 @@
+"""What is attacked. Each scenario sets something up, attacks once, and judges what came of it.
+
+It is run again and again, struck one step later each time, until it gets through without a strike.
+"""
+
+from . import bodies, closing, handshakes, programs, receiving, sending, servers, watching
+from ._registry import SCENARIOS, Scenario
+
+__all__ = [
+    "SCENARIOS",
+    "Scenario",
+    "bodies",
+    "closing",
+    "handshakes",
+    "programs",
+    "receiving",
+    "sending",
+    "servers",
+    "watching",
+]
