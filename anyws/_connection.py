@@ -29,6 +29,7 @@ from anyio import (
 from ._close import Close, CloseCode, Role, check_close
 from ._keepalive import Keepalive
 from ._protocol.deflate import PerMessageDeflate
+from ._protocol.ending import By
 from ._protocol.protocol import Protocol
 from ._transports.stream import StreamTransport
 from ._websocket import WebSocket
@@ -76,7 +77,6 @@ class Connection:
         self._protocol.on_pong = self._keepalive.receive_pong
         self.transport = StreamTransport(stream, self._protocol, config, self._keepalive)
         self._task_group: TaskGroup = create_task_group()
-        self._sent_away = False
 
     def websocket(self) -> WebSocket:
         return WebSocket(self.transport, self._keepalive, self._handshake, self._config)
@@ -89,7 +89,6 @@ class Connection:
 
     def send_away(self, seconds: float | None) -> None:
         """Begin to close with 1001, while the body goes on; cut the stream after that time."""
-        self._sent_away = True
         self._protocol.close(Close(CloseCode.GOING_AWAY))
         self.transport.close_within(self._config.close_timeout)
         self.transport.close_within(seconds)
@@ -124,8 +123,8 @@ class Connection:
             await leave_task_group(self._task_group, self.transport.closed, exc)
 
     def _time_to_close_after(self, exc: BaseException) -> float | None:
-        if self._sent_away and self.is_own_end(exc):
-            # The body has only taken note; how long closing may take is settled.
+        if self.is_own_end(exc) and self._protocol.ending.by is By.US:
+            # The body has only taken note of a Close of ours; how long that may take is settled.
             return None
         return self._config.cancel_grace
 
@@ -145,6 +144,7 @@ class Opening(ABC):
 
     def __init__(self) -> None:
         self._connection: Connection | None = None
+        self._entered = False
         self._websocket: WebSocket | None = None
 
     @abstractmethod
@@ -152,9 +152,14 @@ class Opening(ABC):
         """Do the opening handshake; on failure the stream is closed."""
 
     async def __aenter__(self) -> WebSocket:
-        if self._connection is not None:
+        if self._entered:
             raise RuntimeError("this context manager is entered already: make another")
-        self._connection = await self.connect()
+        self._entered = True
+        try:
+            self._connection = await self.connect()
+        except BaseException:
+            self._entered = False
+            raise
         await self._connection.__aenter__()
         # Held here as well: within the block, the program need not hold it itself.
         self._websocket = self._connection.websocket()
@@ -171,6 +176,7 @@ class Opening(ABC):
         try:
             await connection.__aexit__(exc_type, exc, traceback)
         finally:
+            self._entered = False
             self._websocket = None
 
 

@@ -75,15 +75,14 @@ class Served:
         try:
             with self._scope:
                 await self._serve(stream)
-        except (Exception, get_cancelled_exc_class()) as error:
+        except get_cancelled_exc_class():
             if is_cancelled():
                 raise
-            if is_cancellation(error):
-                # Somebody has cancelled this task, not the server: to the task group, it would
-                # look like its own.
-                _logger.info("the task that served a client was cancelled")
-            else:
-                _logger.error("anyws failed while serving a client", exc_info=error)
+            # Somebody has cancelled this task, not the server: to the task group, it would look
+            # like its own.
+            _logger.info("the task that served a client was cancelled")
+        except Exception as error:
+            _logger.error("anyws failed while serving a client", exc_info=error)
 
     async def _serve(self, stream: ByteStream) -> None:
         service = self._service

@@ -377,6 +377,8 @@ class _Serving:
         ]
         server._task_group = create_task_group()
         await server._task_group.__aenter__()
+        if not server._listeners:
+            server._deaf.set()
         for one in server._listeners:
             scope = CancelScope()
             server._accepting.append(scope)

@@ -35,7 +35,7 @@ from streams import GUARD, TEXT, URL, request_bytes
 
 import anyws
 from anyws import Close, Config, WebSocket
-from anyws.testing import MemoryListener, MemoryStream, Pipe
+from anyws.testing import MemoryListener, MemoryStream, Pipe, memory_stream_pair
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -436,6 +436,37 @@ def test_a_server_that_ends_has_nothing_to_complain_about(
     assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
 
 
+class Odd(MemoryStream):
+    """Has errors of its own, also for being cancelled."""
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        try:
+            return await super().receive(max_bytes)
+        except anyio.get_cancelled_exc_class():
+            raise ValueError("odd") from None
+
+
+@both_backends
+@every_end
+def test_a_stream_that_fails_in_its_own_way_fails_alone(
+    backend: str, end: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def odd_pair() -> tuple[MemoryStream, MemoryStream]:
+        near, far = memory_stream_pair()
+        return near, Odd(far.incoming, far.outgoing)
+
+    stage = run(
+        backend,
+        end,
+        idle,
+        lambda stage: stage.client(asks=False),
+        listener=MemoryListener(odd_pair),
+    )
+    assert stage.when("over") == [0]
+    assert [r.levelname for r in caplog.records if r.levelno >= logging.WARNING] == ["ERROR"]
+    assert "ValueError: odd" in caplog.text
+
+
 # --- At any turn ---
 
 
@@ -542,13 +573,21 @@ async def test_no_socket_outlives_the_server(kind: str, how: str, handler: str) 
             # Where TLS has not begun, there is no way to say anything.
             assert head[:12] == (b"" if kind == "tls" else b"HTTP/1.1 503")
 
+    async def half_open_behind_tls(port: int) -> None:
+        async with await anyio.connect_tcp(
+            "127.0.0.1", port, tls=True, ssl_context=client_tls(), tls_standard_compatible=False
+        ) as stream:
+            assert (await stream.receive())[:12] == b"HTTP/1.1 503"
+
     async def connect(server: anyws.Server) -> None:
+        if kind == "tls":
+            clients.start_soon(half_open_behind_tls, server.port)
         listening.extend(one.extra(SocketAttribute.raw_socket) for one in server.listeners)
         for _ in range(3):
             clients.start_soon(client, server.url)
         clients.start_soon(half_open, server.port)
         await arrived.wait()
-        while len(server._served) < 4:
+        while len(server._served) < (5 if kind == "tls" else 4):
             await anyio.lowlevel.checkpoint()
 
     listening: list[Any] = []

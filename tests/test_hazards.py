@@ -1,7 +1,8 @@
 """Hazards of structured concurrency that have no place of their own among the other tests.
 
-How a server ends, and when (H10, H11), is in `test_drain.py`; what can be read in the source (H28)
-in `test_hazards_source.py`; what is asyncio's alone (H29) in `test_hazards_asyncio.py`.
+How a server ends, and when (H10, H11), is in `test_drain.py`; how a connection ends, in
+`test_hazards_endings.py`; what can be read in the source (H28), in `test_hazards_source.py`; what is
+asyncio's alone (H29), in `test_hazards_asyncio.py`.
 """
 
 from __future__ import annotations
@@ -18,21 +19,17 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 import trio
-from anyio.abc import SocketAttribute
 from conftest import BACKENDS, living_tasks
 from connections import QUICK, connected, every_kind, served
-from streams import GUARD, client_of_raw, server_of_raw
-from virtual_time import run_in_virtual_time
+from streams import GUARD
 
 import anyws
 from anyws import Config, Status, WebSocket
-from anyws._protocol.fields import accept_key
 from anyws.testing import VirtualTimeLoop, virtual_time
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from anyio.abc import SocketStream
 
 pytestmark = pytest.mark.timeout(30)
 both_backends = pytest.mark.parametrize("backend", ["asyncio", "trio"])
@@ -44,96 +41,6 @@ each_backend = pytest.mark.parametrize(
 async def echo(ws: WebSocket) -> None:
     async for message in ws:
         await ws.send(message)
-
-
-# --- H4: an outer deadline and a silent peer ---
-
-
-async def close(ws: WebSocket) -> None:
-    await ws.close()
-
-
-async def aclose(ws: WebSocket) -> None:
-    await ws.aclose()
-
-
-async def leave(ws: WebSocket) -> None:
-    pass
-
-
-async def leave_after_send_eof(ws: WebSocket) -> None:
-    await ws.send_eof()
-
-
-@both_backends
-@pytest.mark.parametrize("role", [client_of_raw, server_of_raw])
-@pytest.mark.parametrize("body", [close, aclose, leave, leave_after_send_eof])
-def test_a_deadline_of_half_a_second_ends_the_closing_handshake(backend: str, role, body) -> None:
-    """H4: the socket is closed promptly, and the cancellation goes where it belongs."""
-
-    async def main() -> None:
-        start = anyio.current_time()
-        with anyio.move_on_after(0.5) as scope:
-            async with role(Config(close_timeout=60), guard=None) as (ws, peer):
-                peer.stays = True
-                await body(ws)
-        # `LAST_ATTEMPT`, for a Close that was not out yet.
-        assert 0.5 <= anyio.current_time() - start <= 0.61
-        assert scope.cancelled_caught
-        assert ws.status is Status.CLOSED
-        assert peer.other.closed
-        assert [f.code for f in peer.wire] == [1000]
-
-    run_in_virtual_time(backend, main)
-
-
-async def open_and_say_nothing(stream: SocketStream) -> None:
-    head = (await stream.receive()).decode()
-    key = re.search(r"(?i)sec-websocket-key: (\S+)", head)[1]
-    await stream.send(
-        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Accept: " + accept_key(key).encode() + b"\r\n\r\n"
-    )
-    try:
-        await anyio.sleep_forever()
-    finally:
-        await anyio.aclose_forcefully(stream)
-
-
-async def test_a_deadline_of_half_a_second_ends_it_over_tcp_too() -> None:
-    """H4."""
-    listener = (await anyio.create_tcp_listener(local_host="127.0.0.1")).listeners[0]
-    port = listener.extra(SocketAttribute.local_port)
-    async with listener, anyio.create_task_group() as tg:
-        tg.start_soon(listener.serve, open_and_say_nothing)
-        start = anyio.current_time()
-        with anyio.move_on_after(0.5) as scope:
-            async with anyws.open_websocket(f"ws://127.0.0.1:{port}/") as ws:
-                pass
-        assert scope.cancelled_caught
-        assert 0.5 <= anyio.current_time() - start < 1
-        assert ws.status is Status.CLOSED
-        tg.cancel_scope.cancel()
-
-
-# --- H7: what a group of cancellations is ---
-
-
-def test_a_body_cancelled_within_a_nursery_of_trio_s_own_was_cancelled() -> None:
-    """H5, H7: several cancellations in a group are one, and no crash: 1001."""
-
-    async def main() -> None:
-        with anyio.CancelScope() as scope:
-            async with server_of_raw(guard=None) as (_, peer):
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(trio.sleep_forever)
-                    nursery.start_soon(trio.sleep_forever)
-                    scope.cancel()
-                    await anyio.sleep_forever()
-        assert scope.cancelled_caught
-        assert [f.code for f in peer.wire] == [1001]
-
-    run_in_virtual_time("trio", main)
 
 
 # --- H9: a handler's error ---
@@ -383,6 +290,34 @@ def test_a_context_manager_used_the_wrong_way_is_told_so_and_still_closes(
             # An AssertionError is Trio's word for it in one of the cases.
             assert isinstance(one, (RuntimeError, AssertionError))
             assert re.search("(?i)cancel scope|nursery", str(one)), one
+
+
+async def test_a_context_manager_is_entered_by_one_task_at_a_time() -> None:
+    """H30: and neither of two that try at once is forgotten."""
+    refused = []
+
+    async def use(opening: Any) -> None:
+        try:
+            async with opening as ws:
+                await ws.send("hello")
+                assert await ws.receive() == "hello"
+                await left.wait()
+        except RuntimeError as error:
+            refused.append(str(error))
+            left.set()
+
+    left = anyio.Event()
+    with anyio.fail_after(GUARD):
+        async with served("tcp", echo) as connect:
+            opening = connect()
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(use, opening)
+                tg.start_soon(use, opening)
+            # Used one after the other, it opens another.
+            async with opening as ws:
+                await ws.send("hello")
+    assert len(refused) == 1
+    assert "entered already" in refused[0]
 
 
 @pytest.fixture

@@ -348,6 +348,14 @@ async def test_a_server_accepts_from_each_of_its_listeners_and_closes_them() -> 
     assert server.port == ports[0]
 
 
+@pytest.mark.parametrize("how", ["left", "aclose"])
+async def test_a_server_without_listeners_ends_like_any_other(how: str) -> None:
+    with anyio.fail_after(5):
+        async with anyws.open_server(echo, listeners=[], config=QUICK) as server:
+            if how == "aclose":
+                await server.aclose()
+
+
 async def test_a_listener_of_several_is_served_as_several() -> None:
     several = await anyio.create_tcp_listener(local_host="localhost")
     with anyio.fail_after(GUARD):

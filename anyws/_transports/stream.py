@@ -5,7 +5,8 @@
 **Reading.** Somebody always reads, but it is not always the same task. On a socket, the task that
 calls `receive` reads itself, which is twice as fast as being handed the bytes. When nobody has
 called for `IDLE_AFTER` seconds the second task, the attendant, reads ahead: pings are answered
-and a Close is noticed. Whoever finds the other reading waits for it. On a stream that is not a
+and a Close is noticed. So it does as soon as a call was cancelled: a program that asks for messages
+with short timeouts may never wait long enough to read one itself. Whoever finds the other reading waits for it. On a stream that is not a
 socket, the attendant does all the reading: closing such a stream may not wake a reader.
 
 **Time.** The attendant also has the timers: liveness, a write that does not get on, the closing
@@ -83,6 +84,7 @@ class StreamTransport(Transport):
         self._eof = False
         self._inline_reading = False
         self._attendant_reading = False
+        self._read_cancelled = False  # by who received: then the attendant is to read
         self._progress: Event | None = None  # while a receiver waits for the attendant
         self._receives = 0
         self._readers_wanted = 0
@@ -108,10 +110,11 @@ class StreamTransport(Transport):
     async def read_more(self) -> None:
         if self._eof or self.closed.is_set():
             await checkpoint()
-        elif self._reads_inline and not self._attendant_reading:
-            self._inline_reading = True
+        elif self._reads_inline and not self._attendant_reading and not self._read_cancelled:
+            self._inline_reading = self._read_cancelled = True
             try:
                 await self._read()
+                self._read_cancelled = False
             finally:
                 self._inline_reading = False
                 self._receives += 1
@@ -267,7 +270,8 @@ class StreamTransport(Transport):
     @property
     def _must_read(self) -> bool:
         return (
-            self._readers_wanted > 0
+            self._read_cancelled
+            or self._readers_wanted > 0
             or self._writer.is_long
             or not self.protocol.sendable
             # A receiver that found us reading, and has not got what it waits for.
@@ -299,6 +303,7 @@ class StreamTransport(Transport):
 
     async def _read_ahead(self, deadline: float) -> None:
         self._attendant_reading = True
+        self._read_cancelled = False
         with CancelScope(deadline=deadline) as self._wait_scope:
             await self._read()
         self._wait_scope = None

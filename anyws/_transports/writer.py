@@ -225,9 +225,11 @@ class Writer:
         """Close the stream so that everything written arrives (RFC 6455, section 7.1.1)."""
         protocol = self._protocol
         if protocol.ours is Half.FAILED:
-            # Their Close may be among what they sent before they stopped reading.
-            with move_on_after(LINGER):
-                await self._read_to_end()
+            # Their Close may be among what they sent before they stopped reading. Behind a full
+            # inbox nobody gets to it.
+            if not protocol.wants_room:
+                with move_on_after(LINGER):
+                    await self._read_to_end()
             return
         if protocol.theirs is Half.CLOSED:
             if protocol.role is Role.CLIENT:

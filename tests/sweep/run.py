@@ -24,6 +24,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -56,6 +57,8 @@ from world import (  # noqa: E402
 BACKENDS = ("asyncio", "uvloop", "trio")
 # More than any scenario has; a sweep that gets there does not end.
 MANY = 3000
+# Violations of one scenario, after which no more are looked for.
+ENOUGH = 5
 
 
 @dataclass
@@ -108,6 +111,8 @@ def sweep(
             continue
         sources = (TURN,) if how in {NATIVE, RAISE} else (TURN, CALL, AWAIT)
         for source in sources:
+            if len(row.violations) >= (1 if stop_at_first else ENOUGH):
+                break
             setting = Setting(backend, kind, how, source, scenario.role)
             if not _run_and_note(row, outcomes, awaits, partial(run_once, scenario, setting, None)):
                 continue
@@ -120,9 +125,7 @@ def sweep(
                 if world is not None and not world.struck:
                     break
                 row.points += 1
-                if row.violations and stop_at_first:
-                    break
-                if len(row.violations) >= 10:
+                if len(row.violations) >= (1 if stop_at_first else ENOUGH):
                     break
             else:
                 row.violations.append(f"{how}: not over after {MANY} {source}s")
@@ -220,12 +223,15 @@ def main() -> int:
         (number, options.every, options.offset, options.first) for number in range(len(_JOBS))
     ]
     rows: list[Row] = []
-    with multiprocessing.get_context("fork").Pool(options.jobs, warm_up) as pool:
-        for row in pool.imap_unordered(work, work_items):
+    fork = multiprocessing.get_context("fork")
+    # Not a `Pool`, which waits for ever where a worker dies.
+    with ProcessPoolExecutor(options.jobs, fork, warm_up) as executor:
+        for done in as_completed([executor.submit(work, item) for item in work_items]):
+            row = done.result()
             rows.append(row)
             print_row(row)
             if row.violations and options.first:
-                pool.terminate()
+                executor.shutdown(wait=False, cancel_futures=True)
                 break
     return report(rows, options)
 
