@@ -14,6 +14,9 @@ PYTHONS = ["3.11", "3.12", "3.13"]
 # Per cent, branches included.
 COVERAGE = 95
 PROTOCOL_COVERAGE = 98
+# They take their time, and are a session of their own.
+WITHOUT_BARS = ["--ignore=tests/bars"]
+WHOLE_SWEEP = ["--min-points=3000", "--all-awaits"]
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "venv"
@@ -49,7 +52,7 @@ def tests(session: nox.Session) -> None:
     """The test suite on this interpreter, with its coverage."""
     install(session, "test")
     data = Path(session.create_tmp()) / "coverage"
-    run_tests(session, data, *session.posargs)
+    run_tests(session, data, *(session.posargs or WITHOUT_BARS))
     # A part of the tests has no figure to reach.
     bound = [] if session.posargs else [f"--fail-under={COVERAGE}"]
     session.run("coverage", "report", *bound, env={"COVERAGE_FILE": str(data)})
@@ -59,7 +62,35 @@ def tests(session: nox.Session) -> None:
 def tests_everywhere(session: nox.Session) -> None:
     """The test suite on every interpreter that is supported."""
     install(session, "test")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *(session.posargs or WITHOUT_BARS))
+
+
+@nox.session
+def bars(session: nox.Session) -> None:
+    """The behaviour that is promised under pressure, over real sockets and in real time."""
+    install(session, "test")
+    session.run("pytest", "tests/bars", *session.posargs)
+
+
+@nox.session
+def sweep(session: nox.Session) -> None:
+    """Cancel everything at every step: `-- --short` for a part, `-- --help` for more."""
+    install(session, "test")
+    session.run("python", "tests/sweep/run.py", *(session.posargs or WHOLE_SWEEP))
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Break the promises one by one, and see that the sweep or the property test notices."""
+    install(session, "test")
+    session.run("python", "tests/mutants/run.py", *session.posargs)
+
+
+@nox.session
+def cycles(session: nox.Session) -> None:
+    """Open and close 10,000 connections on each backend, and look for what is left of them."""
+    install(session, "test")
+    session.run("python", "tests/cycles.py", *session.posargs)
 
 
 @nox.session

@@ -1,7 +1,8 @@
-"""`docs/requirements.md`, held against the tests: every requirement is shown, or knowingly not met.
+"""What `docs` list, held against the tests: every requirement and every promise is shown.
 
-A test names the requirements that it shows in the first line of its docstring, ``R-33`` or
-``D-19``, also as ``R-90..R-93``. The page has the list of them; its last column is written by
+A test names what it shows in the first line of its docstring: a requirement of the RFCs, ``R-33`` or
+``D-19``, also as ``R-90..R-93``, or a promise, ``H24`` or ``P1``. `requirements.md` and
+`promises.md` have the lists of them; their last columns are written by
 
     python tests/test_requirements.py --write
 """
@@ -13,18 +14,22 @@ import re
 import sys
 from pathlib import Path
 
+import pytest
+
 TESTS = Path(__file__).parent
-PAGE = TESTS.parent / "docs" / "requirements.md"
+PAGES = [TESTS.parent / "docs" / name for name in ("requirements.md", "promises.md")]
 DEVIATIONS = TESTS.parent / "docs" / "conformance.md"
 
-ID = re.compile(r"\b([RD])-(\d+)(?:\.\.(?:\1-)?(\d+))?")
-ROW = re.compile(r"^\| (?P<id>[RD]-\d+) \| (?P<rfc>[^|]+) \| (?P<words>[^|]+) \|(?P<shown>.*)\|$")
+ID = re.compile(r"\b([RD]-|[HP])(\d+)\b(?:\.\.(?:\1)?(\d+))?")
+ROW = re.compile(r"^\| (?P<id>[RD]-\d+|[HP]\d+) \| (?P<words>.*[^|]) \|(?P<shown>[^|]*)\|$")
+# How many there are of each.
+COUNTS = {"R-": 107, "D-": 24, "H": 33, "P": 16}
 
 
 def ids_in(text: str) -> list[str]:
     """The ids in a text, ranges written out."""
     return [
-        f"{match[1]}-{number}"
+        f"{match[1]}{number}"
         for match in ID.finditer(text)
         for number in range(int(match[2]), int(match[3] or match[2]) + 1)
     ]
@@ -56,18 +61,18 @@ def deviations() -> dict[str, str]:
 
 def requirements() -> dict[str, re.Match[str]]:
     """Requirement -> its row on the page."""
-    rows = (ROW.match(line) for line in PAGE.read_text().splitlines())
+    rows = (ROW.match(line) for page in PAGES for line in page.read_text().splitlines())
     return {row["id"]: row for row in rows if row}
 
 
-def page_as_it_should_be() -> str:
+def as_it_should_be(page: Path) -> str:
     shown_by = named_by_tests()
     excused = deviations()
     lines = []
-    for line in PAGE.read_text().splitlines():
+    for line in page.read_text().splitlines():
         row = ROW.match(line)
         if row is not None:
-            cells = [row["id"], row["rfc"], row["words"]]
+            cells = [row["id"], row["words"]]
             cells.append(shown(shown_by.get(row["id"], []), excused.get(row["id"])))
             line = f"| {' | '.join(cells)} |"
         lines.append(line)
@@ -90,15 +95,20 @@ def test_ranges_of_ids_are_written_out():
     assert ids_in(text) == ["R-9", "R-90", "R-91", "R-92", "D-1", "D-2"]
 
 
-def test_the_page_lists_every_requirement_once():
-    every = [f"R-{n}" for n in range(1, 108)] + [f"D-{n}" for n in range(1, 25)]
+def test_promises_are_named_without_a_dash():
+    assert ids_in("H1, T5. P16, H16; but not H264x or V37") == ["H1", "P16", "H16"]
+
+
+def test_the_pages_list_each_once():
+    every = [f"{kind}{n}" for kind, count in COUNTS.items() for n in range(1, count + 1)]
     assert list(requirements()) == every
-    assert PAGE.read_text().count("\n| R-") + PAGE.read_text().count("\n| D-") == len(every)
+    lines = [line for page in PAGES for line in page.read_text().splitlines()]
+    assert sum(line.startswith(("| R-", "| D-", "| H", "| P")) for line in lines) == len(every)
 
 
 def test_every_requirement_has_a_test_or_an_entry_among_the_deviations():
     missing = requirements().keys() - named_by_tests().keys() - deviations().keys()
-    assert not missing, sorted(missing, key=lambda one: (one[0], int(one[2:])))
+    assert not missing, sorted(missing, key=lambda one: (one[0], len(one), one))
 
 
 def test_no_test_and_no_deviation_names_an_unknown_requirement():
@@ -111,13 +121,15 @@ def test_only_tests_name_requirements():
     assert [name for name in named if not name.lower().startswith("test")] == []
 
 
-def test_the_page_names_the_tests_that_there_are():
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_page_names_the_tests_that_there_are(page):
     """On a failure: `python tests/test_requirements.py --write`, and look at what changed."""
-    assert PAGE.read_text().splitlines() == page_as_it_should_be().splitlines()
+    assert page.read_text().splitlines() == as_it_should_be(page).splitlines()
 
 
 if __name__ == "__main__":
     if "--write" in sys.argv[1:]:
-        PAGE.write_text(page_as_it_should_be())
+        for one in PAGES:
+            one.write_text(as_it_should_be(one))
     uncovered = requirements().keys() - named_by_tests().keys() - deviations().keys()
     sys.stdout.write(f"without a test or a reason: {', '.join(sorted(uncovered)) or 'none'}\n")

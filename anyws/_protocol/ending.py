@@ -51,6 +51,9 @@ class Ending:
 
     def note_loss(self, error: Exception | None, otherwise: str) -> None:
         """Take note that the network failed, with `error`, or as `otherwise` says."""
+        if error is not None:
+            # The frames that it came through refer to the connection, and so would we to ourselves.
+            error.__traceback__ = None
         # AnyIO's errors say little; what they were raised from says what the system said.
         known = error and (error.__cause__ or error)
         detail = f"{type(known).__name__}: {known}".rstrip(": ") if known else otherwise

@@ -59,6 +59,8 @@ BACKENDS = ("asyncio", "uvloop", "trio")
 MANY = 3000
 # Violations of one scenario, after which no more are looked for.
 ENOUGH = 5
+# Which step the short form strikes.
+SHORT = 16
 
 
 @dataclass
@@ -210,12 +212,17 @@ def main() -> int:
     parser.add_argument("--scenario", default="", help="only those with this in their name")
     parser.add_argument("--every", type=int, default=1, help="only every nth step")
     parser.add_argument("--offset", type=int, default=0, help="which of them")
-    parser.add_argument("--jobs", type=int, default=2 * (os.cpu_count() or 1))
+    parser.add_argument(
+        "--short", action="store_true", help=f"every {SHORT}th step: two minutes in all"
+    )
+    parser.add_argument("--jobs", type=int, default=4 * (os.cpu_count() or 1))
     parser.add_argument("--first", action="store_true", help="stop at the first violation")
     parser.add_argument("--summary", type=Path, help="write the rows there, as JSON")
     parser.add_argument("--min-points", type=int, default=0, help="fail below, for each backend")
     parser.add_argument("--all-awaits", action="store_true", help="fail where one is missing")
     options = parser.parse_args()
+    if options.short:
+        options.every = SHORT
     logging.getLogger("anyws").setLevel(logging.CRITICAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     _JOBS[:] = jobs(options)
