@@ -27,6 +27,7 @@ import anyio
 from anyio import (
     BrokenResourceError,
     CancelScope,
+    ClosedResourceError,
     create_memory_object_stream,
     create_task_group,
     from_thread,
@@ -303,7 +304,7 @@ async def _print_messages(ws: WebSocket) -> None:
 
 async def _send_lines(ws: WebSocket, wait: float, conversation: CancelScope) -> None:
     sender, lines = create_memory_object_stream[bytes]()
-    with lines:
+    with sender, lines:
         # A thread of its own, which nobody waits for: it may be in a read that never returns.
         Thread(target=_read_lines, args=(sender, current_token()), daemon=True).start()
         async for line in lines:
@@ -326,7 +327,7 @@ def _read_lines(lines: MemoryObjectSendStream[bytes], token: EventLoopToken) -> 
         except OSError as error:
             _note(f"anyws: cannot read standard input: {_reason_of(error)}")
         from_thread.run_sync(lines.close, token=token)
-    except (BrokenResourceError, RuntimeError):
+    except (BrokenResourceError, ClosedResourceError, RuntimeError):
         pass  # the conversation is over, or the event loop
 
 
