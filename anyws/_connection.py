@@ -113,8 +113,13 @@ class Connection:
                 crashed = self._protocol.role is Role.SERVER and not was_cancelled
                 code = CloseCode.INTERNAL_ERROR if crashed else CloseCode.GOING_AWAY
                 # The grace is for a cancellation that has come; one that is still to come ends it.
-                with CancelScope(shield=was_cancelled or is_cancelled()):
-                    await self._close(code, self._time_to_close_after(exc))
+                shield = was_cancelled or is_cancelled()
+                seconds: float | None = self._config.cancel_grace
+                if not shield and self._is_told_of_our_close(exc):
+                    # The body has only taken note of it; how long that may take is settled.
+                    seconds = None
+                with CancelScope(shield=shield):
+                    await self._close(code, seconds)
         except cancelled:
             # Never in the place of the body's own exception.
             if exc is None:
@@ -122,11 +127,8 @@ class Connection:
         finally:
             await leave_task_group(self._task_group, self.transport.closed, exc)
 
-    def _time_to_close_after(self, exc: BaseException) -> float | None:
-        if self.is_own_end(exc) and self._protocol.ending.by is By.US:
-            # The body has only taken note of a Close of ours; how long that may take is settled.
-            return None
-        return self._config.cancel_grace
+    def _is_told_of_our_close(self, exc: BaseException) -> bool:
+        return self._protocol.ending.by is By.US and self.is_own_end(exc)
 
     async def _close(self, code: CloseCode, seconds: float | None) -> None:
         transport = self.transport

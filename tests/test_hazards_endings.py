@@ -142,6 +142,32 @@ def test_who_learns_that_the_connection_is_closing_does_not_shorten_that(
     run_in_virtual_time(backend, main)
 
 
+@both_backends
+@both_roles
+def test_who_learns_it_and_is_cancelled_at_the_same_time_has_the_grace_and_no_more(
+    backend: str, role
+) -> None:
+    """H4, H5: what the block ends with is not all that counts; its scope is cancelled."""
+
+    async def main() -> None:
+        start = 0.0
+        async with anyio.create_task_group() as tg:
+            with anyio.CancelScope() as scope, pytest.raises(anyws.ClosedByUs):
+                async with role(Config(close_timeout=60, cancel_grace=1), guard=None) as (ws, peer):
+                    peer.stays = True
+                    tg.start_soon(ws.close)
+                    try:
+                        await ws.receive()
+                    except anyws.ClosedByUs:
+                        start = anyio.current_time()
+                        scope.cancel()
+                        raise
+            assert anyio.current_time() - start <= 1.2
+            assert ws.status is Status.CLOSED
+
+    run_in_virtual_time(backend, main)
+
+
 # --- H7: what a group of cancellations is ---
 
 

@@ -42,8 +42,8 @@ def test_of_300_connections_nothing_is_left(backend: str, kind: str) -> None:
     assert result.stderr == ""
     assert result.returncode == 0
     assert re.fullmatch(
-        rf"{backend} {kind}: 300 cycles, [\d.]+ s, [+-][\d.]+ KiB, [+-]\d+ files, [+-]\d+ tasks, "
-        r"[+-]\d+ loggers, 0 objects and 0 WebSockets alive\n",
+        rf"{backend} {kind}: 300 cycles, [\d.]+ s \([\d.]+ s of CPU\), [+-][\d.]+ KiB, "
+        r"[+-]\d+ files, [+-]\d+ tasks, [+-]\d+ loggers, 0 objects and 0 WebSockets alive\n",
         result.stdout,
     )
 
