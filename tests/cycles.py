@@ -268,17 +268,19 @@ def violations(before: Figures, after: Figures) -> list[str]:
 # --- The program ---
 
 
-async def measure(kind: str, cycles: int) -> tuple[Figures, Figures, float]:
-    """Open and close so many connections; return what there was before and after, and the time."""
+async def measure(kind: str, cycles: int) -> tuple[Figures, Figures, float, float]:
+    """Open and close so many connections; return what there was before and after, and how long
+    it took, on the clock and of the processor's time.
+    """
     async with serving(kind) as (server, make):
         await open_and_close(server, make, min(WARM_UP, cycles // 2))
         # Such garbage as there is by now is not to be taken for what was always there.
         gc.collect()
         before = await take_figures()
-        start = time.monotonic()
+        start, cpu_start = time.monotonic(), time.process_time()
         await open_and_close(server, make, cycles)
-        seconds = time.monotonic() - start
-        return before, await take_figures(), seconds
+        seconds, cpu_seconds = time.monotonic() - start, time.process_time() - cpu_start
+        return before, await take_figures(), seconds, cpu_seconds
 
 
 async def open_and_close(
@@ -320,7 +322,7 @@ def run(backend: str, kind: str, cycles: int) -> list[str]:
     tracemalloc.start(1)
     try:
         name, options = BACKENDS[backend]
-        before, after, seconds = anyio.run(
+        before, after, seconds, cpu_seconds = anyio.run(
             measure, kind, cycles, backend=name, backend_options=options
         )
     finally:
@@ -329,7 +331,7 @@ def run(backend: str, kind: str, cycles: int) -> list[str]:
         logging.getLogger().removeHandler(complaints)
     grown = after.objects - before.objects
     sys.stdout.write(
-        f"{backend} {kind}: {cycles} cycles, {seconds:.1f} s, "
+        f"{backend} {kind}: {cycles} cycles, {seconds:.1f} s ({cpu_seconds:.1f} s of CPU), "
         f"{(after.memory - before.memory) / 1024:+.1f} KiB, {after.files - before.files:+} files, "
         f"{after.tasks - before.tasks:+} tasks, {after.loggers - before.loggers:+} loggers, "
         f"{sum(grown.values())} objects and {after.watched} WebSockets alive\n"
