@@ -166,9 +166,13 @@ def test_the_error_of_the_network_is_kept_without_its_frames() -> None:
     """T10: they refer to the connection, which refers to the error."""
     ending = Ending()
     try:
-        raise OSError("gone")
-    except OSError as error:
+        try:
+            raise OSError("gone")
+        except OSError as cause:
+            raise ConnectionError("lost") from cause
+    except ConnectionError as error:
         ending.note_loss(error, "")
-    assert isinstance(ending.error, OSError)
+    assert isinstance(ending.error, ConnectionError)
     assert ending.error.__traceback__ is None
+    assert ending.error.__cause__.__traceback__ is None
     assert "gone" in ending.closure().cause
