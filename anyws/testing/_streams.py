@@ -56,11 +56,11 @@ class Pipe:
     """
 
     def __init__(self, capacity: int = 65536) -> None:
-        self.capacity = capacity
+        self.capacity: int = capacity
         self.chunk_size: int | None = None
         self.latency: float = 0
-        self.data = bytearray()
-        self.log = bytearray()
+        self.data: bytearray = bytearray()
+        self.log: bytearray = bytearray()
         self.on_data: Callable[[], None] | None = None
         self._changed = Event()
         self._stalled = False
@@ -163,12 +163,12 @@ class MemoryStream(ByteStream):
     """
 
     def __init__(self, incoming: Pipe, outgoing: Pipe) -> None:
-        self.incoming = incoming
-        self.outgoing = outgoing
-        self.hangs_on_close = False
-        self.closed = False
-        self.sends = 0
-        self.receives = 0
+        self.incoming: Pipe = incoming
+        self.outgoing: Pipe = outgoing
+        self.hangs_on_close: bool = False
+        self.closed: bool = False
+        self.sends: int = 0
+        self.receives: int = 0
         self._failing_send: tuple[int, Exception] | None = None
         self._failing_receive: tuple[int, Exception] | None = None
         self._sending = False
