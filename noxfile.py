@@ -14,8 +14,8 @@ PYTHONS = ["3.11", "3.12", "3.13"]
 # Per cent, branches included.
 COVERAGE = 95
 PROTOCOL_COVERAGE = 98
-# They take their time, and are a session of their own.
-WITHOUT_BARS = ["--ignore=tests/bars"]
+# They take their time, and are sessions of their own.
+QUICK = ["--ignore=tests/bars", "--ignore=tests/stateful"]
 WHOLE_SWEEP = ["--min-points=3000", "--all-awaits"]
 
 nox.needs_version = ">=2025.2.9"
@@ -52,7 +52,7 @@ def tests(session: nox.Session) -> None:
     """The test suite on this interpreter, with its coverage."""
     install(session, "test")
     data = Path(session.create_tmp()) / "coverage"
-    run_tests(session, data, *(session.posargs or WITHOUT_BARS))
+    run_tests(session, data, *(session.posargs or QUICK))
     # A part of the tests has no figure to reach.
     bound = [] if session.posargs else [f"--fail-under={COVERAGE}"]
     session.run("coverage", "report", *bound, env={"COVERAGE_FILE": str(data)})
@@ -62,7 +62,7 @@ def tests(session: nox.Session) -> None:
 def tests_everywhere(session: nox.Session) -> None:
     """The test suite on every interpreter that is supported."""
     install(session, "test")
-    session.run("pytest", *(session.posargs or WITHOUT_BARS))
+    session.run("pytest", *(session.posargs or QUICK))
 
 
 @nox.session
@@ -70,6 +70,13 @@ def bars(session: nox.Session) -> None:
     """The behaviour that is promised under pressure, over real sockets and in real time."""
     install(session, "test")
     session.run("pytest", "tests/bars", *session.posargs)
+
+
+@nox.session
+def stateful(session: nox.Session) -> None:
+    """Two connected ends, and whatever Hypothesis thinks of: ANYWS_EXAMPLES=2000 for more."""
+    install(session, "test")
+    session.run("pytest", "tests/stateful", *session.posargs)
 
 
 @nox.session

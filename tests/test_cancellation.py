@@ -25,6 +25,7 @@ from streams import (
     request_bytes,
     server_of_raw,
 )
+from virtual_time import run_in_virtual_time
 
 import anyws
 from anyws import Config, Deflate, Status, WebSocket
@@ -262,6 +263,24 @@ async def test_an_operation_in_a_cancelled_scope_does_nothing(against) -> None:
         assert ws.is_open
         assert await ws.receive() == "here"
         assert peer.wire == []
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_receive_behind_a_cancelled_one_gets_its_message_at_once(backend: str) -> None:
+    """H16: in no more time than it takes to arrive, whoever reads it."""
+
+    async def main() -> None:
+        async with client_of_raw(cancel_free(), guard=None, inline=True) as (ws, peer):
+            for number in range(5):
+                peer.send(TEXT, b"%d" % number)
+                start = anyio.current_time()
+                assert await ws.receive() == str(number)
+                assert anyio.current_time() == start
+                with anyio.move_on_after(0.001) as scope:
+                    await ws.receive()
+                assert scope.cancelled_caught
+
+    run_in_virtual_time(backend, main)
 
 
 def cancel_free() -> Config:

@@ -118,13 +118,13 @@ class StreamTransport(Transport):
             finally:
                 self._inline_reading = False
                 self._receives += 1
-                if self._parked:
+                if self._parked or self._read_cancelled:
                     self._poke()
             self.parse(one_message=True)
         else:
             self._receives += 1
             self._progress = Event()
-            if self._parked:
+            if self._parked or self._read_cancelled:
                 self._poke()
             try:
                 await self._progress.wait()

@@ -218,7 +218,7 @@ RECEIVING = [
         new="""        piece = inbox.take_piece()
         await checkpoint_if_cancelled()
 """,
-        scenario="receive streamed",
+        scenario="pieces",
     ),
     Mutant(
         name="a chunk is read and then a cancellation let in",
@@ -243,7 +243,7 @@ RECEIVING = [
                 self._inline_reading = False
             finally:
 """,
-        scenario="the body",
+        scenario="the body (",
         kind=SOCKET_LIKE,
     ),
     Mutant(
@@ -309,7 +309,7 @@ CLOSING = [
         file="_connection.py",
         old="with CancelScope(shield=shield):",
         new="with CancelScope():",
-        scenario="the body",
+        scenario="the body (",
     ),
     Mutant(
         name="no Close goes out on cancellation",
@@ -329,7 +329,7 @@ CLOSING = [
         old="code = CloseCode.INTERNAL_ERROR if crashed else CloseCode.GOING_AWAY",
         new="""code = CloseCode.INTERNAL_ERROR if crashed else CloseCode.GOING_AWAY
                 code = CloseCode.NORMAL if was_cancelled else code""",
-        scenario="the body",
+        scenario="the body (",
     ),
     Mutant(
         name="a cancelled body of a server says 1011",
@@ -369,7 +369,7 @@ CLOSING = [
         file="_transports/stream.py",
         old="self._close_deadline = min(self._close_deadline, current_time() + seconds)",
         new="self._close_deadline = current_time() + seconds",
-        scenario="close",
+        scenario="close in two steps",
     ),
     Mutant(
         name="the deadline ends with the closing handshake",
@@ -381,7 +381,7 @@ CLOSING = [
             if self.protocol.ending.clean:
                 return math.inf
 """,
-        scenario="close by",
+        scenario="close by the peer",
     ),
     Mutant(
         name="leaving goes on with its closing handshake when it is cancelled",
@@ -428,7 +428,7 @@ class Opening(ABC):""",
 """,
         new="""            pass
 """,
-        scenario="clos",
+        scenario="full inbox",
     ),
     Mutant(
         name="a second native cancellation does not end the grace",
@@ -449,7 +449,7 @@ class Opening(ABC):""",
                 transport.give_up("the closing handshake was cancelled")
                 raise
 """,
-        scenario="the body with a peer that does not answer",
+        scenario="cancelled twice",
     ),
     Mutant(
         name="a native cancellation while closing is swallowed",
@@ -484,7 +484,7 @@ EXCEPTIONS = [
 """,
         new="""            raise
 """,
-        scenario="the body raising",
+        scenario="has raised",
     ),
     Mutant(
         name="an error of closing takes the place of the body's exception",
@@ -495,7 +495,7 @@ EXCEPTIONS = [
                     if not self._protocol.ending.clean:
                         raise self._protocol.exception()
 """,
-        scenario="the body",
+        scenario="the body with a peer that does not answer",
     ),
     Mutant(
         name="an unanswered Close takes the place of the exception that it was for",
@@ -506,7 +506,7 @@ EXCEPTIONS = [
                     if not (was_cancelled or self._protocol.ending.clean):
                         raise self._protocol.exception()
 """,
-        scenario="the body",
+        scenario="has raised",
     ),
     Mutant(
         name="the body's exception is given to the library's task group",
@@ -700,7 +700,7 @@ SERVERS = [
         file="_server.py",
         old="self._drained_by = min(self._drained_by, current_time() + timeout)",
         new="self._drained_by = current_time() + timeout",
-        scenario="drain with stuck",
+        scenario="drain that is cancelled",
     ),
     Mutant(
         name="handlers are cancelled as soon as the peer is told",
@@ -718,7 +718,7 @@ SERVERS = [
         file="_served.py",
         old="self._scope = CancelScope(shield=True)",
         new="self._scope = CancelScope()",
-        scenario="serve",
+        scenario="drain with busy",
     ),
     Mutant(
         name="half-open handshakes are not refused",
@@ -728,7 +728,7 @@ SERVERS = [
             served.refuse()
 """,
         new="",
-        scenario="drain",
+        scenario="drain with idle",
     ),
     Mutant(
         name="who comes while the server closes is let in",
@@ -736,7 +736,7 @@ SERVERS = [
         file="_server.py",
         old="        if self._closing:\n            served.refuse()\n",
         new="        if False:\n            served.refuse()\n",
-        scenario="drain",
+        scenario="drain with idle",
     ),
     Mutant(
         name="a cancellation of the drain takes the place of the body's exception",

@@ -61,11 +61,11 @@ class Stage:
     name: str
     command: tuple[str, ...]
     needs: str
-    limit: float = 20
+    limit: float = 45
     deterministic: bool = True
 
 
-def sweep(backend: str, kind: str, *options: str, limit: float = 20) -> Stage:
+def sweep(backend: str, kind: str, *options: str, limit: float = 45) -> Stage:
     return Stage(
         name=" ".join(["sweep", backend, kind, *options]),
         command=(
@@ -186,7 +186,8 @@ class Harness:
             lock = self._locks.setdefault(key, threading.Lock())
         with lock:
             if key not in self._originals:
-                self._originals[key] = self.run(stage, scenario, self._original)
+                limit = MUCH_LONGER * stage.limit
+                self._originals[key] = self.run(stage, scenario, self._original, limit)
             return self._originals[key]
 
     def run(self, stage: Stage, scenario: str, room: Path, limit: float | None = None) -> Verdict:
@@ -309,6 +310,8 @@ def _doubt(verdict: Verdict, stage: Stage, scenario: str, harness: Harness, room
     if original.failed:
         return f"fails without any mutant: {stage.name}, {scenario}"
     if verdict.hung:
+        if verdict.seconds > MUCH_LONGER * original.seconds:
+            return ""
         # The machine may have had other things to do.
         again = harness.run(stage, scenario, room, limit=MUCH_LONGER * original.seconds)
         verdict.words, verdict.hung = again.words, again.hung
