@@ -425,9 +425,13 @@ class World:
         async def connect() -> ByteStream:
             stream: ByteStream = await anyio.connect_tcp("127.0.0.1", port)
             if self.setting.kind == TLS:
-                stream = await TLSStream.wrap(
-                    stream, hostname="localhost", ssl_context=client_tls()
-                )
+                try:
+                    return await TLSStream.wrap(
+                        stream, hostname="localhost", ssl_context=client_tls()
+                    )
+                except BaseException:
+                    await anyio.aclose_forcefully(stream)
+                    raise
             return stream
 
         return multi.listeners[0], connect, server_tls() if self.setting.kind == TLS else None
