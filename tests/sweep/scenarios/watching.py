@@ -131,6 +131,9 @@ async def keepalive_while_somebody_receives(world: World) -> None:
                 check("no sign of life" in str(error), f"another reason: {error}")
 
         await world.attack(operation, within=0.01)
+        # Whoever has gone: the peer stays silent, and is given up.
+        with anyio.fail_after(5):
+            await ws.wait_closed()
         peer.resume()
         await world.check_usable(ws, peer)
 
