@@ -291,6 +291,7 @@ async def test_a_stalled_write_ends_two_ends_that_only_send(figures) -> None:
             async with anyws.open_websocket(server.url, config=config) as ws:
                 await end(ws)
     figures("P14", seconds_stalled=watch.seconds)
-    assert watch.seconds <= 3.5
+    # The limit, one linger at each end, and what a busy machine takes to fill the buffers.
+    assert watch.seconds <= 8
     assert len(ended) == 2
     assert any("stalled" in str(error) for error in ended)
