@@ -101,8 +101,10 @@ class Ending:
 def _forget_frames(error: BaseException) -> None:
     """Drop the tracebacks of an exception, and of those that it came from."""
     pending: list[BaseException | None] = [error]
+    seen: set[int] = set()
     while pending:
         one = pending.pop()
-        if one is not None and one.__traceback__ is not None:
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
             one.__traceback__ = None
             pending += [one.__cause__, one.__context__]
