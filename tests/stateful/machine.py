@@ -161,13 +161,13 @@ class TwoEnds(RuleBasedStateMachine):
         compress=compress,
         dense=st.booleans(),
         cancel=cancels,
-        takes=st.sampled_from([None, 1, 3]),
+        takes=st.sampled_from([None, 1, 3, "pieces"]),
         give_up=st.none() | turns,
     )
     def send(self, name, data, count, is_text, compress, dense, cancel, takes, give_up) -> None:
         """Send some messages, each in a task of its own; one of them may be cancelled.
 
-        takes: how many the peer's program asks for, where it does not ask already
+        takes: how many the peer's program asks for, or one in pieces, where it does not ask already
         give_up: after how many turns it is cancelled, while they come
         """
         end = self._end(name)
@@ -176,7 +176,10 @@ class TwoEnds(RuleBasedStateMachine):
             self.world.piece(end, message, data.draw(self._sizes), dense=dense)
             self._prepare(Send(end, message), cancel if place == count // 2 else None)
         if takes is not None and not any(one.receiving for one in end.peer.pending):
-            self._prepare(Receive(end.peer, "receive", takes), give_up)
+            peer = end.peer
+            in_pieces = takes == "pieces"
+            taker = ReceiveInPieces(peer, None) if in_pieces else Receive(peer, "receive", takes)
+            self._prepare(taker, give_up)
         self._do()
 
     @precondition(lambda self: self._goes_on)
