@@ -14,8 +14,8 @@ PYTHONS = ["3.11", "3.12", "3.13"]
 # Per cent, branches included.
 COVERAGE = 95
 PROTOCOL_COVERAGE = 98
-# They take their time, and are sessions of their own.
-QUICK = ["--ignore=tests/bars", "--ignore=tests/stateful"]
+# They take their time, and are a session of their own.
+QUICK = ["--ignore=tests/bars"]
 WHOLE_SWEEP = ["--min-points=3000", "--all-awaits"]
 
 nox.needs_version = ">=2025.2.9"
@@ -74,9 +74,10 @@ def bars(session: nox.Session) -> None:
 
 @nox.session
 def stateful(session: nox.Session) -> None:
-    """Two connected ends, and whatever Hypothesis thinks of: ANYWS_EXAMPLES=2000 for more."""
+    """Two connected ends, and whatever Hypothesis thinks of, at length."""
     install(session, "test")
-    session.run("pytest", "tests/stateful", *session.posargs)
+    examples = {"ANYWS_EXAMPLES": os.environ.get("ANYWS_EXAMPLES", "1000")}
+    session.run("pytest", "tests/stateful", *session.posargs, env=examples)
 
 
 @nox.session

@@ -28,7 +28,7 @@ from ._handshake import Handshake
 from ._protocol.handshake_server import BadRequest, ServerHandshake
 from ._protocol.http import Headers, Reject, Request, Response, text_response
 from ._protocol.origin import Origins, check_origin, check_origins_argument
-from ._transports.base import STREAM_ERRORS
+from ._transports.errors import STREAM_ERRORS
 from ._transports.stream import hold_back
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from anyio import CancelScope, get_cancelled_exc_class
 from ._accept import accept, peer_of
 from ._connection import is_cancellation, is_cancelled, split_cancellations
 from ._errors import HandshakeError
-from ._transports.base import STREAM_ERRORS
+from ._transports.errors import STREAM_ERRORS
 
 if TYPE_CHECKING:
     import ssl

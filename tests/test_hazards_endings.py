@@ -213,6 +213,23 @@ async def test_what_is_no_exception_leaves_the_block_as_itself_too(
     assert ws.status is Status.CLOSED
 
 
+@against_raw
+async def test_what_the_program_was_handling_keeps_its_traceback(against) -> None:
+    """The library drops the tracebacks of a stream's errors, and of nothing that led to them."""
+    async with against(QUICK) as (ws, peer):
+        handled = KeyError("mine")
+        error = anyio.BrokenResourceError("cable")
+        peer.other.fail_receive(error, call=0)
+        with pytest.raises(anyws.ConnectionBroken) as caught:
+            try:
+                raise handled
+            except KeyError:
+                await ws.receive()
+        assert caught.value.__cause__ is error
+        assert error.__traceback__ is None
+        assert handled.__traceback__ is not None
+
+
 # --- H6: closing fails, too ---
 
 

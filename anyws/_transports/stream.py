@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,8 @@ from anyio.lowlevel import checkpoint
 from anyio.streams.tls import TLSStream
 
 from .._config import CHUNK_BYTES, IDLE_AFTER, LAST_ATTEMPT
-from .base import STREAM_ERRORS, Transport
+from .base import Transport
+from .errors import is_failure
 from .writer import Writer
 
 if TYPE_CHECKING:
@@ -215,14 +217,14 @@ class StreamTransport(Transport):
 
     async def _read(self) -> None:
         """Feed one chunk, or the end of the stream, to the protocol."""
+        handled = sys.exception()
         try:
             data = await self._stream.receive(CHUNK_BYTES)
         except EndOfStream:
             self._end_reading(None)
-        except STREAM_ERRORS as error:
-            self._end_reading(error)
-        except Exception as error:
-            _logger.warning("a stream raised what AnyIO's do not", exc_info=error)
+        except BaseException as error:
+            if not is_failure(error, handled):
+                raise
             self._end_reading(error)
         else:
             self._liveness.heard(current_time())

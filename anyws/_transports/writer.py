@@ -16,12 +16,12 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING
 
-from anyio import CancelScope, Event, aclose_forcefully, current_time, move_on_after
+from anyio import CancelScope, Event, current_time, move_on_after
 
 from .._close import Role
 from .._config import CHUNK_BYTES, LINGER
 from .._protocol.protocol import Half
-from .base import STREAM_ERRORS
+from .errors import forget_frames, is_failure
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -131,7 +131,7 @@ class Writer:
                 self._protocol.abort(self._hurry or cause, by_us=self._hurry is not None)
             try:
                 with CancelScope(shield=True):
-                    await self._quietly(aclose_forcefully(self._stream))
+                    await self._quietly(self._close_by_force())
             finally:
                 self._refuse([*self._batch, *self._queue])
 
@@ -192,11 +192,9 @@ class Writer:
                     self._on_change()
                 whole = len(data) <= CHUNK_BYTES
                 await self._stream.send(data if whole else data[start : start + CHUNK_BYTES])
-        except STREAM_ERRORS as error:
-            self._fail(error)
-            return False
-        except Exception as error:
-            _logger.warning("a stream raised what AnyIO's do not", exc_info=error)
+        except BaseException as error:
+            if not is_failure(error):
+                raise
             self._fail(error)
             return False
         finally:
@@ -250,9 +248,18 @@ class Writer:
         self._on_change()
         await self.eof.wait()
 
+    async def _close_by_force(self) -> None:
+        with CancelScope() as scope:
+            scope.cancel()
+            await self._quietly(self._stream.aclose())
+
     @staticmethod
     async def _quietly(closing: Awaitable[None]) -> None:
         try:
             await closing
-        except Exception as error:  # noqa: BLE001 - the peer was faster: closed is closed
+        except BaseException as error:
+            forget_frames(error)
+            if not isinstance(error, Exception):
+                raise
+            # The peer was faster: closed is closed.
             _logger.debug("closing a stream: %r", error)

@@ -204,6 +204,22 @@ def test_after_a_write_that_was_cut_short_or_an_abort_no_frame_follows(
     assert not p.has_replies
 
 
+@pytest.mark.parametrize("by_us", [None, False, True])
+def test_a_close_that_never_went_out_leaves_a_reason_all_the_same(
+    p: Protocol, by_us: bool | None
+) -> None:
+    """Both closed at once, and ours was cut off."""
+    p.close(Close(1000))
+    close_from_peer(p, 4000)
+    if by_us is None:
+        p.write_failed(BrokenPipeError("gone"))
+        expected = "the connection was lost: BrokenPipeError: gone"
+    else:
+        p.abort("why", by_us=by_us)
+        expected = "why"
+    assert p.ending.closure() == Closure(None, Close(4000), "ours", False, expected)
+
+
 # --- Their Close frames ---
 
 
