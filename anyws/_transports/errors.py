@@ -1,0 +1,46 @@
+"""What a stream raises, and what of it may be kept.
+
+An exception keeps the frames that it came through, and those refer to the connection. Where it is
+kept, as the reason of the end or by a frame of the stream's own, the connection would live until a
+garbage collection. So what a stream raised is relieved of its traceback where it is caught. What
+the program itself was handling meanwhile, and which is then the context of it, stays as it is.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final, TypeGuard
+
+from anyio import BrokenResourceError, ClosedResourceError
+
+__all__ = ["STREAM_ERRORS", "forget_frames", "is_failure"]
+
+# What AnyIO's streams raise when they break; TLS adds its own, which are OSErrors.
+STREAM_ERRORS: Final = (BrokenResourceError, ClosedResourceError, OSError)
+
+_logger = logging.getLogger("anyws.protocol")
+
+
+def is_failure(error: BaseException, handled: BaseException | None = None) -> TypeGuard[Exception]:
+    """Tell a stream's failure from a cancellation or an interrupt; its frames are forgotten.
+
+    handled:
+        What `sys.exception` gave before the stream was called.
+    """
+    failed = isinstance(error, Exception)
+    if failed and not isinstance(error, STREAM_ERRORS):
+        _logger.warning("a stream raised what AnyIO's do not", exc_info=error)
+    forget_frames(error, handled)
+    return failed
+
+
+def forget_frames(error: BaseException, handled: BaseException | None = None) -> None:
+    """Drop the tracebacks of an exception, and of those that it came from, but for `handled`."""
+    pending: list[BaseException | None] = [error]
+    seen = {id(handled)}
+    while pending:
+        one = pending.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            one.__traceback__ = None
+            pending += [one.__cause__, one.__context__]
