@@ -85,12 +85,25 @@ QUICKLY = ("--every", "5")
 ATTEMPTS = 3
 # What takes so many times as long as without the mutant will never end.
 MUCH_LONGER = 6
-STATEFUL = Stage(
-    name="stateful",
-    command=(*("pytest", "-q", "-x", "-p", "no:cacheprovider", "{tests}/stateful"),),
-    needs="stateful",
-    limit=120,
-)
+
+
+def suite(name: str, *files: str) -> Stage:
+    """Tests of the suite. The launcher imports anyws, which pytest would rather do itself."""
+    return Stage(
+        name=name,
+        command=(
+            *("pytest", "-q", "-x", "-p", "no:cacheprovider"),
+            *("-W", "ignore:Module already imported:pytest.PytestAssertRewriteWarning"),
+            *(f"{{tests}}/{file}" for file in files),
+        ),
+        needs=".",
+        limit=120,
+    )
+
+
+STATEFUL = suite("the property test", "stateful")
+# What no interleaving shows: a check that is missing, a turn that is not given.
+SUITES = (STATEFUL, suite("the tests", "test_cancellation.py", "test_pressure.py"))
 
 
 def stages_of(mutant: Mutant, *, quick: bool) -> list[tuple[Stage, str]]:
@@ -105,7 +118,7 @@ def stages_of(mutant: Mutant, *, quick: bool) -> list[tuple[Stage, str]]:
     for kind in (SOCKET_LIKE, TCP):
         if kind != mutant.kind:
             stages += [(sweep(b, kind, *QUICKLY, limit=200), mutant.scenario) for b in BACKENDS]
-    stages.append((STATEFUL, ""))
+    stages += [(stage, "") for stage in SUITES]
     for kind in KINDS:
         if kind not in TIMED_KINDS:
             stages += [(sweep(b, kind, limit=300), "") for b in BACKENDS]
@@ -204,8 +217,8 @@ class Harness:
         code, output = self._execute([str(room / "anyws"), *command], room, limit)
         if code is None:
             return Verdict(True, f"not over after {limit:.0f} s", hung=True)
-        if stage is STATEFUL:
-            return _verdict_of_pytest(code, output)
+        if stage in SUITES:
+            return _verdict_of_pytest(stage, code, output)
         if not summary.exists():
             raise HarnessError(f"{stage.name} broke off: {_last_line(output)}")
         return _verdict_of_sweep(json.loads(summary.read_text()))
@@ -250,11 +263,11 @@ def _verdict_of_sweep(rows: list[dict[str, object]]) -> Verdict:
     return Verdict(False)
 
 
-def _verdict_of_pytest(code: int, output: str) -> Verdict:
+def _verdict_of_pytest(stage: Stage, code: int, output: str) -> Verdict:
     if code not in {0, 1}:
         raise HarnessError(f"pytest ended with {code}: {_last_line(output)}")
     failures = re.findall(r"^FAILED (?:.*/)?(.*)$", output, re.MULTILINE)
-    return Verdict(code == 1, f"stateful: {failures[0] if failures else _last_line(output)}")
+    return Verdict(code == 1, f"{stage.name}: {failures[0] if failures else _last_line(output)}")
 
 
 def _last_line(output: str) -> str:
