@@ -158,6 +158,13 @@ def conformance(session: nox.Session) -> None:
 
 
 @nox.session
+def benchmarks(session: nox.Session) -> None:
+    """anyws beside other libraries: `-- --check` judges the bars, `-- --help` for more."""
+    install(session, "benchmark")
+    session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session
 def demo(session: nox.Session) -> None:
     """The built wheel in an empty environment, and its demonstration."""
     shutil.rmtree(ROOT / "build", ignore_errors=True)

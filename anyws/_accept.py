@@ -12,12 +12,9 @@ from anyio import (
     BrokenResourceError,
     CancelScope,
     EndOfStream,
-    aclose_forcefully,
     get_cancelled_exc_class,
     move_on_after,
 )
-from anyio.abc import SocketAttribute
-from anyio.streams.tls import TLSStream
 
 from ._close import Role
 from ._config import CHUNK_BYTES, LINGER, as_config
@@ -29,7 +26,7 @@ from ._protocol.handshake_server import BadRequest, ServerHandshake
 from ._protocol.http import Headers, Reject, Request, Response, text_response
 from ._protocol.origin import Origins, check_origin, check_origins_argument
 from ._transports.errors import STREAM_ERRORS
-from ._transports.stream import hold_back
+from ._transports.sockets import AcceptedStream
 
 if TYPE_CHECKING:
     import ssl
@@ -40,6 +37,7 @@ if TYPE_CHECKING:
 
     from ._config import Config
     from ._protocol.http import HeadersLike
+    from ._transports.sockets import Accepted
     from ._websocket import WebSocket
 
 __all__ = ["OnRequest", "Policy", "accept", "peer_of", "wrap_server_stream"]
@@ -160,12 +158,12 @@ class _ServerOpening(Opening):
         self._config = config
 
     async def connect(self) -> Connection:
-        return await accept(self._stream, self._policy, self._config)
+        return await accept(AcceptedStream(self._stream), self._policy, self._config)
 
 
-def peer_of(stream: ByteStream) -> tuple[object, str]:
-    """Return the remote address, if the stream has one, and a name for it that fits a log."""
-    address = stream.extra(SocketAttribute.remote_address, None)
+def peer_of(accepted: Accepted) -> tuple[object, str]:
+    """Return the remote address, if there is one, and a name for it that fits a log."""
+    address = accepted.remote_address
     if isinstance(address, tuple):
         host = f"[{address[0]}]" if ":" in str(address[0]) else address[0]
         return address, f"{host}:{address[1]}"
@@ -173,7 +171,7 @@ def peer_of(stream: ByteStream) -> tuple[object, str]:
 
 
 async def accept(
-    stream: ByteStream,
+    accepted: Accepted,
     policy: Policy,
     config: Config,
     *,
@@ -188,15 +186,12 @@ async def accept(
     timeout = config.handshake_timeout
     scope = scope if scope is not None else CancelScope()
     handshake = ServerHandshake(config.compression)
-    encrypted = False
-    hold_back(stream)
+    stream: ByteStream | None = None
+    address, peer = peer_of(accepted)
     refused = _Refused(text_response(503, "the server is closing\n"))
     try:
         with move_on_after(timeout) as timer, scope:
-            if ssl_context is not None:
-                stream = await TLSStream.wrap(stream, server_side=True, ssl_context=ssl_context)
-                encrypted = True
-            address, peer = peer_of(stream)
+            stream = await accepted.open(ssl_context)
             try:
                 await _answer(stream, handshake, policy, address)
             except _Refused as error:
@@ -220,11 +215,11 @@ async def accept(
         if timer.cancelled_caught:
             raise HandshakeTimeout(f"the opening handshake was not over after {timeout:g} s")
         # Outside the scope: a client is refused once, whatever else ends meanwhile.
-        if encrypted or ssl_context is None:
+        if stream is not None:
             await _refuse(stream, handshake, refused.response)
         raise refused.error
     except BaseException:
-        await aclose_forcefully(stream)
+        await accepted.cut()
         raise
 
 

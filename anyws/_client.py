@@ -10,10 +10,8 @@ from anyio import (
     BrokenResourceError,
     EndOfStream,
     aclose_forcefully,
-    connect_tcp,
     move_on_after,
 )
-from anyio.streams.tls import TLSStream
 
 from ._close import Role
 from ._config import CHUNK_BYTES, as_config
@@ -22,6 +20,7 @@ from ._errors import HandshakeInvalid, HandshakeRejected, HandshakeTimeout
 from ._handshake import Handshake
 from ._protocol.handshake_client import ClientHandshake
 from ._protocol.url import URL, parse_url
+from ._transports.sockets import connect
 from ._transports.stream import hold_back
 
 if TYPE_CHECKING:
@@ -173,25 +172,8 @@ class _TCP:
         self._ssl_context = ssl_context
 
     async def open(self) -> ByteStream:
-        stream: ByteStream = await connect_tcp(self.url.host, self.url.port)
-        if not self.url.secure:
-            return stream
-        try:
-            return await TLSStream.wrap(
-                stream,
-                server_side=False,
-                hostname=self.url.host,
-                ssl_context=self._ssl_context or _default_context(),
-            )
-        except BrokenResourceError as error:
-            await aclose_forcefully(stream)
-            if isinstance(error.__cause__, OSError):
-                raise error.__cause__ from None
-            place = self.url.authority
-            raise ConnectionError(f"{place} left during the TLS handshake") from error
-        except BaseException:
-            await aclose_forcefully(stream)
-            raise
+        context = (self._ssl_context or _default_context()) if self.url.secure else None
+        return await connect(self.url.host, self.url.port, context, self.url.authority)
 
 
 def _default_context() -> ssl.SSLContext:
@@ -208,6 +190,7 @@ class _Given:
         self._stream = stream
 
     async def open(self) -> ByteStream:
+        hold_back(self._stream)
         return self._stream
 
 
@@ -240,7 +223,6 @@ class _ClientOpening(Opening):
         handshake = self._arguments.handshake(self.url, self._config)
         with move_on_after(timeout):
             stream = await self._source.open()
-            hold_back(stream)
             try:
                 return await self._shake_hands(stream, handshake)
             except BaseException:

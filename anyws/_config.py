@@ -5,10 +5,16 @@ Nothing else in the library takes a limit: a function that needs one takes a `Co
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, fields
 from typing import Final
 
 __all__ = ["Config", "Deflate", "as_config", "check_range"]
+
+# For tests and measurements, as in ``ANYWS_WITHOUT=lane,native``: what makes it fast, left out.
+_WITHOUT: Final = os.environ.get("ANYWS_WITHOUT", "").split(",")
+LANE: Final = "lane" not in _WITHOUT
+NATIVE: Final = "native" not in _WITHOUT
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -25,6 +31,8 @@ UNLIMITED_INBOX_BYTES: Final = MIB
 MAX_FRAMES_PER_TURN: Final = 256
 # Messages handed out from the inbox before `receive` yields to the scheduler.
 MAX_RECEIVES_PER_TURN: Final = 64
+# Messages sent without having to wait before `send` does the same.
+MAX_SENDS_PER_TURN: Final = 64
 # What one read takes from the stream; also what one write hands to it, so that a write of any
 # size shows progress to `write_timeout` at least this often.
 CHUNK_BYTES: Final = 64 * KIB

@@ -31,7 +31,7 @@ from ._keepalive import Keepalive
 from ._protocol.deflate import PerMessageDeflate
 from ._protocol.ending import By
 from ._protocol.protocol import Protocol
-from ._transports.stream import StreamTransport
+from ._transports.sockets import make_transport
 from ._websocket import WebSocket
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ class Connection:
         self._handshake = handshake
         self._keepalive = Keepalive(self._protocol, config, current_time())
         self._protocol.on_pong = self._keepalive.receive_pong
-        self.transport = StreamTransport(stream, self._protocol, config, self._keepalive)
-        self._task_group: TaskGroup = create_task_group()
+        self.transport = make_transport(stream, self._protocol, config, self._keepalive)
+        self._task_group: TaskGroup | None = None
 
     def websocket(self) -> WebSocket:
         return WebSocket(self.transport, self._keepalive, self._handshake, self._config)
@@ -94,7 +94,9 @@ class Connection:
         self.transport.close_within(seconds)
 
     async def __aenter__(self) -> Connection:
-        await self._task_group.__aenter__()
+        if self.transport.needs_task_group:
+            self._task_group = create_task_group()
+            await self._task_group.__aenter__()
         self.transport.start(self._task_group)
         return self
 
@@ -220,9 +222,9 @@ def split_cancellations(
 
 
 async def leave_task_group(
-    task_group: TaskGroup, finished: Event, exc: BaseException | None
+    task_group: TaskGroup | None, finished: Event, exc: BaseException | None
 ) -> None:
-    """Leave a task group of the library's, entered by hand, once `finished` is set.
+    """Leave a task group of the library's, if there is one, once `finished` is set.
 
     `exc` is what the body raised. It is not given to the group, which would wrap it, and nothing
     that happens here takes its place.
@@ -233,7 +235,8 @@ async def leave_task_group(
             await finished.wait()
     finally:
         try:
-            await task_group.__aexit__(None, None, None)
+            if task_group is not None:
+                await task_group.__aexit__(None, None, None)
         except cancelled:
             # On its way already, or to be delivered again where the body's exception stops.
             if exc is None:

@@ -59,7 +59,7 @@ class FragmentSender:
         if not ws.is_open:
             raise ws._protocol.exception()
         try:
-            await ws._transport.write(data, finished=False, compress=self._compress)
+            await ws._write(data, finished=False, compress=self._compress)
         finally:
             if ws._protocol.in_message:
                 self._type = type(data)
@@ -76,7 +76,7 @@ class FragmentSender:
                 await checkpoint_if_cancelled()
                 if not ws.is_open:
                     raise ws._protocol.exception()
-                await ws._transport.write(self._type(), finished=True, compress=None)
+                await ws._write(self._type(), finished=True, compress=None)
         finally:
             # Whatever it was that kept the last frame from being sent.
             if ws._protocol.in_message and ws.is_open:

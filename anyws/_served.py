@@ -22,12 +22,11 @@ from ._transports.errors import STREAM_ERRORS
 if TYPE_CHECKING:
     import ssl
 
-    from anyio.abc import ByteStream
-
     from ._accept import Policy
     from ._config import Config
     from ._connection import Connection
     from ._handlers import Handler, Handlers
+    from ._transports.sockets import Accepted
     from ._websocket import WebSocket
 
 __all__ = ["Served", "Service"]
@@ -70,11 +69,11 @@ class Served:
         if self._connection is not None:
             self._connection.transport.give_up("the server had no more time")
 
-    async def run(self, stream: ByteStream) -> None:
+    async def run(self, accepted: Accepted) -> None:
         """Serve the client. Raises nothing but what ends the program."""
         try:
             with self._scope:
-                await self._serve(stream)
+                await self._serve(accepted)
         except get_cancelled_exc_class():
             if is_cancelled():
                 raise
@@ -84,12 +83,12 @@ class Served:
         except Exception as error:
             _logger.error("anyws failed while serving a client", exc_info=error)
 
-    async def _serve(self, stream: ByteStream) -> None:
+    async def _serve(self, accepted: Accepted) -> None:
         service = self._service
-        _, peer = peer_of(stream)
+        _, peer = peer_of(accepted)
         try:
             connection = await accept(
-                stream,
+                accepted,
                 service.policy,
                 service.config,
                 ssl_context=service.ssl_context,

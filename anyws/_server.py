@@ -38,6 +38,7 @@ from ._config import as_config, check_range
 from ._connection import leave_task_group
 from ._handlers import Handlers
 from ._served import Served, Service
+from ._transports.sockets import AcceptedStream, accept_sockets, socket_of
 
 if TYPE_CHECKING:
     import ssl
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from ._handlers import Handler, HandlersLike
     from ._protocol.http import HeadersLike
     from ._protocol.origin import Origins
+    from ._transports.sockets import Accepted
     from ._websocket import WebSocket
 
 __all__ = ["Server", "open_server", "serve"]
@@ -262,7 +264,7 @@ class Server:
     async def _accept_until_cancelled(self, listener: Listener[Any]) -> None:
         while True:
             try:
-                await listener.serve(self._serve_stream, self._task_group)
+                await self._accept(listener)
                 _logger.error("%r accepts no more connections", listener)
                 return
             except Exception as error:
@@ -276,14 +278,26 @@ class Server:
                 _logger.warning("accepting a connection failed, trying again: %s", error)
                 await sleep(_ACCEPT_PAUSE)
 
+    async def _accept(self, listener: Listener[Any]) -> None:
+        listening = socket_of(listener)
+        if listening is None:
+            await listener.serve(self._serve_stream, self._task_group)
+            return
+        while True:
+            for accepted in await accept_sockets(listening):
+                self._task_group.start_soon(self._serve, accepted)
+
     async def _serve_stream(self, stream: ByteStream) -> None:
+        await self._serve(AcceptedStream(stream))
+
+    async def _serve(self, accepted: Accepted) -> None:
         served = Served(self._service)
         self._served.add(served)
         if self._closing:
             served.refuse()
             served.send_away(self._config.close_timeout)
         try:
-            await served.run(stream)
+            await served.run(accepted)
         finally:
             self._served.discard(served)
             if not self._served:

@@ -25,8 +25,8 @@ from anyio.abc import ObjectStream
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
 from ._close import CloseCode, Role, Status, check_close
-from ._config import MAX_RECEIVES_PER_TURN
-from ._errors import ClosedByPeer
+from ._config import MAX_RECEIVES_PER_TURN, MAX_SENDS_PER_TURN
+from ._errors import ClosedByPeer, ConnectionClosed
 from ._fragments import FragmentReceiver, FragmentSender
 from ._handshake import WebSocketAttribute
 from ._protocol.outgoing import as_binary, as_message, as_text
@@ -83,6 +83,7 @@ class WebSocket(ObjectStream[str | bytes]):
         self._config = config
         self._receiving = False
         self._receives_in_turn = 0
+        self._sends_in_turn = 0
         self._fragmented: FragmentSender | None = None
 
     # --- What it is like ---
@@ -206,7 +207,7 @@ class WebSocket(ObjectStream[str | bytes]):
         protocol = self._protocol
         while not ready():
             if not protocol.receivable:
-                raise protocol.exception(receiving=True)
+                await self._raise_closed(receiving=True)
             if protocol.has_unparsed:
                 transport.parse(one_message=True)
                 if not ready():
@@ -346,7 +347,21 @@ class WebSocket(ObjectStream[str | bytes]):
     async def _send(self, data: str | bytes, compress: bool | None) -> None:
         await checkpoint_if_cancelled()
         await self._wait_for_turn()
-        await self._transport.write(data, finished=True, compress=compress)
+        await self._write(data, finished=True, compress=compress)
+
+    async def _write(self, data: str | bytes, *, finished: bool, compress: bool | None) -> None:
+        try:
+            await self._transport.write(data, finished=finished, compress=compress)
+        except ConnectionClosed:
+            # The connection's owner may have been cancelled as well, and been faster.
+            await checkpoint_if_cancelled()
+            raise
+        self._sends_in_turn += 1
+        if self._sends_in_turn >= MAX_SENDS_PER_TURN:
+            # A network that takes everything must not keep other tasks from running.
+            self._sends_in_turn = 0
+            with CancelScope(shield=True):
+                await checkpoint()
 
     async def _wait_for_turn(self) -> None:
         """Return when no message in fragments is under way; raise when nothing can be sent."""
@@ -354,7 +369,12 @@ class WebSocket(ObjectStream[str | bytes]):
             if self._fragmented is None:
                 return
             await self._fragmented.ended.wait()
-        raise self._protocol.exception()
+        await self._raise_closed()
+
+    async def _raise_closed(self, *, receiving: bool = False) -> NoReturn:
+        # The connection's owner may have been cancelled together with the caller, and been faster.
+        await checkpoint_if_cancelled()
+        raise self._protocol.exception(receiving=receiving)
 
     def open_message(self, *, compress: bool | None = None) -> FragmentSender:
         """Send one message in fragments, as they come.
@@ -422,7 +442,7 @@ class WebSocket(ObjectStream[str | bytes]):
             finally:
                 self._keepalive.forget(ping)
         if ping.latency is None:
-            raise self._protocol.exception()
+            await self._raise_closed()
         return ping.latency
 
     # --- Closing ---

@@ -542,7 +542,7 @@ def test_a_server_that_leaves_during_tls_is_one_line(backend, listener):
             stream.recv(65536)
         output, errors = client.communicate()
     assert (client.returncode, output) == (1, "")
-    assert re.fullmatch(rf"anyws: .+ {url} .+\n", errors)
+    assert re.fullmatch(rf"anyws: .+ {url}:? .+\n", errors)
 
 
 # --- What it shows ---

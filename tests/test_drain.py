@@ -577,6 +577,7 @@ async def test_no_socket_outlives_the_server(kind: str, how: str, handler: str) 
         async with await anyio.connect_tcp(
             "127.0.0.1", port, tls=True, ssl_context=client_tls(), tls_standard_compatible=False
         ) as stream:
+            encrypted.set()
             assert (await stream.receive())[:12] == b"HTTP/1.1 503"
 
     async def connect(server: anyws.Server) -> None:
@@ -589,7 +590,13 @@ async def test_no_socket_outlives_the_server(kind: str, how: str, handler: str) 
         await arrived.wait()
         while len(server._served) < (5 if kind == "tls" else 4):
             await anyio.lowlevel.checkpoint()
+        if kind == "tls":
+            await encrypted.wait()
+            for _ in range(20):
+                # What the client has said last is on its way through the system.
+                await anyio.lowlevel.checkpoint()
 
+    encrypted = anyio.Event()
     listening: list[Any] = []
     serve = partial(anyws.open_server, handle, host="127.0.0.1", port=0, config=config, **tls)
     with anyio.fail_after(GUARD):

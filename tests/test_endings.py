@@ -275,7 +275,10 @@ async def test_a_write_that_fails_breaks_the_connection(against) -> None:
 @every_network
 async def test_a_reset_breaks_the_connection(kind: str) -> None:
     """H24. A blocked sender and a receiver are told within moments."""
-    async with connected(kind) as (client, server):
+    config = Config(max_message_size=60_000_000, inbox_size=1)
+    async with connected(kind, config=config) as (client, server):
+        # It fills the inbox, and the client reads no more.
+        await server.send("first")
         errors = []
 
         async def expect(function, *args) -> None:

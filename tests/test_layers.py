@@ -30,11 +30,11 @@ LAYERS: list[list[list[str]]] = [
     [["_connection", "_websocket", "_fragments", "_handshake", "_keepalive"]],
     [["_transports"]],
     [["_protocol"]],
-    [["_close", "_config", "_errors"]],
+    [["_close", "_config", "_errors", "_speedups"]],
 ]
 
 # The two lowest layers have no I/O, no clock and no concurrency.
-PURE = {"_protocol", "_close", "_config", "_errors"}
+PURE = {"_protocol", "_close", "_config", "_errors", "_speedups"}
 IMPURE = {
     *("anyio", "asyncio", "trio", "sniffio", "uvloop"),
     *("socket", "ssl", "select", "selectors", "subprocess", "multiprocessing", "concurrent"),
@@ -42,6 +42,8 @@ IMPURE = {
 }
 # Needs to import a module that the user names.
 MAY_IMPORT_BY_NAME = {"_cli"}
+# Needs what need not be installed, and is imported where that runs.
+MAY_BE_IMPORTED_LATE = {"anyws._transports.trio"}
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,13 @@ class Import:
 class House:
     """The modules of a package by their dotted names, and what each imports at run time.
 
+    An extension module is known by its stub: built or not, it has its place.
     ``if TYPE_CHECKING:`` is no run time: what stands there does not count.
     """
 
     def __init__(self, root: Path) -> None:
-        self.paths = {self._name(root, path): path for path in sorted(root.rglob("*.py"))}
+        sources = sorted([*root.rglob("*.py"), *root.rglob("*.pyi")])
+        self.paths = {self._name(root, path): path for path in sources}
         self.trees = {name: ast.parse(path.read_text()) for name, path in self.paths.items()}
         self.imports = [found for name in self.trees for found in self._imports_of(name)]
 
@@ -144,7 +148,11 @@ def imports_against_the_direction(house: House) -> list[str]:
 
 
 def imports_in_functions(house: House) -> list[str]:
-    return [str(found) for found in house.internal() if found.in_function]
+    return [
+        str(found)
+        for found in house.internal()
+        if found.in_function and found.imported not in MAY_BE_IMPORTED_LATE
+    ]
 
 
 def imports_by_name(house: House) -> list[str]:
@@ -247,6 +255,7 @@ def test_the_referee_sees(check, module, source, tmp_path):
     [
         ("_client", "from ._protocol.url import parse\nfrom . import _close\nimport anyio"),
         ("_protocol/url", "from __future__ import annotations\nfrom .._close import Close"),
+        ("_protocol/url", "try:\n    from .. import _speedups\nexcept ImportError: pass"),
         ("_protocol/url", "if TYPE_CHECKING:\n    from .._client import open_websocket"),
         ("_errors", "from anyio import EndOfStream"),
         ("_cli", "from importlib import import_module\nx = import_module('users')"),
@@ -265,6 +274,7 @@ def furnished(root: Path, module: str, source: str) -> Path:
     modules = ["__init__", "_cli", "sync", "testing", "_client", "_server"]
     for name in [*modules, "_protocol/__init__", "_protocol/url", "_close", "_errors"]:
         (root / f"{name}.py").write_text("")
+    (root / "_speedups.pyi").write_text("")
     (root / "_errors.py").write_text("from ._close import Close\n")
     (root / f"{module}.py").write_text(source)
     return root

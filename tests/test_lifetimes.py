@@ -76,7 +76,7 @@ async def test_what_is_alive_is_counted() -> None:
     """Both ends of an open connection, and what runs for them."""
     before = Counter(living_objects())
     with anyio.fail_after(GUARD):
-        async with served("tcp", echo) as connect, connect() as ws:
+        async with served("memory", echo) as connect, connect() as ws:
             await ws.send("hello")
             await ws.receive()
             alive = Counter(living_objects()) - before

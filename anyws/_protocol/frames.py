@@ -46,11 +46,13 @@ class Head(NamedTuple):
         return self.opcode >= CLOSE
 
 
-def peek(buffer: bytearray, role: Role, *, compression: bool) -> Head | None:
-    """Read the head at the start of `buffer`; ``None`` when it is not complete."""
-    if len(buffer) < 2:
+def peek(
+    buffer: bytes | bytearray, role: Role, *, compression: bool, start: int = 0
+) -> Head | None:
+    """Read the head at `start` in the buffer; ``None`` when it is not complete."""
+    if len(buffer) < start + 2:
         return None
-    first, second = buffer[0], buffer[1]
+    first, second = buffer[start], buffer[start + 1]
     opcode = first & 0x0F
     fin = first >= 0x80
     rsv1 = bool(first & 0x40)
@@ -61,15 +63,15 @@ def peek(buffer: bytearray, role: Role, *, compression: bool) -> Head | None:
     minimal = True
     if length == 126:
         size = 4
-        length = int.from_bytes(buffer[2:4], "big")
+        length = int.from_bytes(buffer[start + 2 : start + 4], "big")
         minimal = length > 125
     elif length == 127:
         size = 10
-        length = int.from_bytes(buffer[2:10], "big")
+        length = int.from_bytes(buffer[start + 2 : start + 10], "big")
         minimal = 0xFFFF < length < 1 << 63
     if masked:
         size += 4
-    if len(buffer) < size:
+    if len(buffer) < start + size:
         return None
     plain = (
         minimal

@@ -88,6 +88,16 @@ class Inbox:
         """Whether a reader has something to take, be it the end of the streamed message."""
         return bool(self.messages) or self._piece is not None or self.streamed_to_end
 
+    @property
+    def takes_whole(self) -> bool:
+        """Whether the next message may come by `add_whole`."""
+        return not (self._in_message or self.streaming or self._skip_rest or self.discarding)
+
+    def add_whole(self, messages: list[str | bytes], size: int) -> None:
+        """Keep messages that are complete, of so many bytes together."""
+        self.messages.extend(messages)
+        self.waiting_bytes += size
+
     def add(self, data: str | bytes, *, finished: bool) -> None:
         """Keep what was received of a message; `finished` says that it ends here."""
         if self.discarding:

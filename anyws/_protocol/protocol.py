@@ -48,8 +48,9 @@ from .._close import (
     Role,
     is_wire_code,
 )
-from .._config import CHUNK_BYTES, MAX_FRAMES_PER_TURN, MIB, Config
+from .._config import CHUNK_BYTES, LANE, MAX_FRAMES_PER_TURN, MIB, Config
 from .ending import By, Ending
+from .fastlane import FastLane, WrongMessageError, compressed_limit
 from .frames import CLOSE, CONTINUATION, Head, peek, unmask_control
 from .inbox import Inbox
 
@@ -103,8 +104,12 @@ class Protocol:
             [] if deflate is None else [deflate],
         )
         self._replies: list[tuple[type[Event], bytes]] = []
-        # Reading. The invariant: `_buffer` starts with the head of a frame, unless `_passing`.
-        self._buffer = bytearray()
+        self.engine_frames: int = 0  # that went past the fast lane
+        self._lane = FastLane(role, config, deflate) if LANE else None
+        # Reading. The invariant: what is left of the buffer starts with the head of a frame,
+        # unless `_passing`.
+        self._buffer: bytes | bytearray = b""
+        self._start = 0  # of what is left of the buffer
         self._head: Head | None = None  # of the first frame in the buffer, checked
         self._passing = 0  # bytes still to come of a frame whose start the engine has
         self._out_of_turn = False  # there may be more to parse in the buffer
@@ -147,9 +152,14 @@ class Protocol:
         return self.theirs is Half.OPEN and not self.inbox.discarding
 
     @property
+    def unparsed_bytes(self) -> int:
+        """How much is kept for `parse`."""
+        return len(self._buffer) - self._start
+
+    @property
     def wants_room(self) -> bool:
         """Whether the data kept here already waits for the inbox; then reading has to pause."""
-        buffered = len(self._buffer)
+        buffered = self.unparsed_bytes
         return self.inbox.too_far_ahead or (
             buffered > 0
             and self._config.max_message_size is None
@@ -165,9 +175,18 @@ class Protocol:
 
     def receive_data(self, data: bytes) -> None:
         """Keep a chunk for `parse`; after the end it is dropped."""
-        if self.theirs is Half.OPEN:
+        if self.theirs is not Half.OPEN:
+            return
+        self._out_of_turn = True
+        if self._start == len(self._buffer):
+            # Most often a chunk is whole messages: then nothing is copied.
+            self._buffer = data
+            self._start = 0
+        else:
+            if isinstance(self._buffer, bytes):
+                self._buffer = bytearray(memoryview(self._buffer)[self._start :])
+                self._start = 0
             self._buffer += data
-            self._out_of_turn = True
 
     def receive_eof(self, error: Exception | None = None) -> None:
         """Take note that nothing will follow: end of stream, or `error` of the network.
@@ -187,31 +206,78 @@ class Protocol:
 
     def parse(self, *, one_message: bool = False) -> None:
         """Work through what was received, up to a bound; see the head of this module."""
-        buffered = len(self._buffer)
-        for _ in range(MAX_FRAMES_PER_TURN):
+        unparsed = self.unparsed_bytes
+        frames = MAX_FRAMES_PER_TURN
+        while frames > 0:
             if self.theirs is not Half.OPEN:
                 return
             if self.inbox.full:
                 break
-            if not self._parse_frame():
+            taken = self._parse_some(frames)
+            if not taken:
                 self._out_of_turn = False
                 if self._eof:
                     self._end_of_stream()
                 return
+            frames -= taken
             if one_message and self.inbox.available:
                 break
-            if buffered - len(self._buffer) >= CHUNK_BYTES:
+            if unparsed - self.unparsed_bytes >= CHUNK_BYTES:
                 break
-        self._out_of_turn = self.theirs is Half.OPEN
+        self._out_of_turn = self.theirs is Half.OPEN and self.unparsed_bytes > 0
+        if self._eof and not self._out_of_turn and self.theirs is Half.OPEN:
+            self._end_of_stream()
+
+    def _parse_some(self, most: int) -> int:
+        """Take what the lane can take, or have the engine take a frame; return how many it was."""
+        lane = self._lane
+        if lane is None or not self._is_lane_open():
+            return self._parse_frame()
+        start, before = self._start, lane.messages
+        end = lane.read(self._buffer, start, self.inbox, most)
+        if end == start:
+            return self._parse_frame()
+        self._head = None
+        self._fragments = self._message_bytes = 0
+        self._consume(end - start)
+        try:
+            lane.inflate(self.inbox)
+        except WrongMessageError as error:
+            self._fail_on_violation(error.code, str(error))
+        return lane.messages - before
+
+    def _is_lane_open(self) -> bool:
+        """Whether the next frame is the first of a message, and nobody wants that in pieces."""
+        if self._passing or not self.inbox.takes_whole:
+            return False
+        head = self._head
+        if head is None:
+            return not self._fragments
+        # It was counted when its head was checked.
+        return self._fragments == 1 and self.unparsed_bytes >= head.size + head.length
+
+    def _consume(self, size: int) -> None:
+        self._start += size
+        if self._start == len(self._buffer):
+            self._buffer = b""
+            self._start = 0
+        elif isinstance(self._buffer, bytearray) and self._start >= CHUNK_BYTES:
+            del self._buffer[: self._start]
+            self._start = 0
+
+    @property
+    def lane_frames(self) -> int:
+        """How many frames went through the fast lane."""
+        return 0 if self._lane is None else self._lane.messages
 
     def _parse_frame(self) -> bool:
         """Hand the first frame in the buffer to the engine; tell whether there was one."""
-        buffer = self._buffer
         if self._passing:
-            return self._pass_on(len(buffer))
+            return self._pass_on(self.unparsed_bytes)
         head = self._head
         if head is None:
-            head = peek(buffer, self.role, compression=self._deflate is not None)
+            compression = self._deflate is not None
+            head = peek(self._buffer, self.role, compression=compression, start=self._start)
             if head is None:
                 return False
             if not head.plain:
@@ -222,12 +288,12 @@ class Protocol:
                 return True
             self._head = head
         size = head.size + head.length
-        if len(buffer) < size:
+        if self.unparsed_bytes < size:
             as_it_comes = self.inbox.streaming or self.inbox.discarding
-            if as_it_comes and not head.is_control and len(buffer) > head.size:
+            if as_it_comes and not head.is_control and self.unparsed_bytes > head.size:
                 self._head = None
                 self._passing = size
-                return self._pass_on(len(buffer))
+                return self._pass_on(self.unparsed_bytes)
             return False
         self._head = None
         if head.opcode == CLOSE:
@@ -243,9 +309,11 @@ class Protocol:
         size = min(size, self._passing, CHUNK_BYTES)
         if not size:
             return False
+        if size == self._passing:
+            self.engine_frames += 1
         # Not kept in a variable: the engine copies it, and a message may be large.
-        self._engine.receive_data(bytes(memoryview(self._buffer)[:size]))
-        del self._buffer[:size]
+        self._engine.receive_data(bytes(self._unparsed(size)))
+        self._consume(size)
         self._passing -= size
         for event in self._engine.events():
             if isinstance(event, (TextMessage, BytesMessage)):
@@ -261,6 +329,9 @@ class Protocol:
                 # Their Close frames never get here, so this is the engine's word for a violation.
                 self._fail_on_violation(int(event.code), event.reason or "")
         return True
+
+    def _unparsed(self, size: int) -> memoryview:
+        return memoryview(self._buffer)[self._start : self._start + size]
 
     def _within_limits(self, head: Head) -> bool:
         """Check the frame's size and number before its payload is kept (RFC 6455, 10.4)."""
@@ -284,7 +355,7 @@ class Protocol:
         )
 
     def _check_size(self, kind: str, limit: int | None, size: int) -> bool:
-        if limit is None or size <= limit + (limit // 20 + 1024 if self._compressed else 0):
+        if limit is None or size <= (compressed_limit(limit) if self._compressed else limit):
             return True
         self.fail(Close(CloseCode.MESSAGE_TOO_BIG, f"the {kind} is larger than {limit} bytes"))
         return False
@@ -305,7 +376,7 @@ class Protocol:
     def _receive_close(self, head: Head) -> bool:
         """Read a whole Close frame; wsproto would refuse code 1014, which IANA has registered."""
         size = head.size + head.length
-        payload = unmask_control(self._buffer[:size], head)
+        payload = unmask_control(bytes(self._unparsed(size)), head)
         try:
             close = _decode_close(payload)
         except UnicodeDecodeError:
@@ -369,7 +440,7 @@ class Protocol:
             self.inbox.discard()
         self._stop_reading()
 
-    def write_failed(self, error: Exception) -> None:
+    def write_failed(self, error: Exception | None) -> None:
         """Take note that a write was cut short: no frame may follow it (invariant 1).
 
         Reading goes on: their Close may be on its way, and then it is the reason.
@@ -391,7 +462,8 @@ class Protocol:
 
     def _stop_reading(self) -> None:
         """Drop what is kept of the stream: nothing after the end is read (RFC 6455, 7.1.7)."""
-        self._buffer.clear()
+        self._buffer = b""
+        self._start = 0
         self._head = None
         self._out_of_turn = False
         self._settle()
@@ -434,6 +506,8 @@ class Protocol:
         self, data: str | bytes, *, finished: bool = True, compress: bool | None = None
     ) -> bytes:
         """Return the frame of a message, or of its next fragment; to be written at once."""
+        if self._lane is not None and finished and not self.in_message and self.sendable:
+            return self._lane.encode(data, compress)
         if self._deflate is not None:
             self._deflate.compress = compress
         event: TextMessage | BytesMessage

@@ -9,7 +9,7 @@ end when the connection does, never raise, and refer to nothing of the user's.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from typing import Protocol as Interface
 
 if TYPE_CHECKING:
@@ -43,8 +43,11 @@ class Transport(ABC):
     # Set when the stream is closed and nothing of the transport's is left but to return.
     closed: Event
 
+    # Whether `start` has tasks to start.
+    needs_task_group: ClassVar[bool]
+
     @abstractmethod
-    def start(self, task_group: TaskGroup) -> None:
+    def start(self, task_group: TaskGroup | None) -> None:
         """Start what serves the connection; called once."""
 
     @abstractmethod

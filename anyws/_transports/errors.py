@@ -9,11 +9,11 @@ the program itself was handling meanwhile, and which is then the context of it, 
 from __future__ import annotations
 
 import logging
-from typing import Final, TypeGuard
+from typing import Final
 
 from anyio import BrokenResourceError, ClosedResourceError
 
-__all__ = ["STREAM_ERRORS", "forget_frames", "is_failure"]
+__all__ = ["STREAM_ERRORS", "forget_frames", "note_failure"]
 
 # What AnyIO's streams raise when they break; TLS adds its own, which are OSErrors.
 STREAM_ERRORS: Final = (BrokenResourceError, ClosedResourceError, OSError)
@@ -21,17 +21,15 @@ STREAM_ERRORS: Final = (BrokenResourceError, ClosedResourceError, OSError)
 _logger = logging.getLogger("anyws.protocol")
 
 
-def is_failure(error: BaseException, handled: BaseException | None = None) -> TypeGuard[Exception]:
-    """Tell a stream's failure from a cancellation or an interrupt; its frames are forgotten.
+def note_failure(error: Exception, handled: BaseException | None = None) -> None:
+    """Take note of what a stream failed with: its frames are forgotten.
 
     handled:
         What `sys.exception` gave before the stream was called.
     """
-    failed = isinstance(error, Exception)
-    if failed and not isinstance(error, STREAM_ERRORS):
+    if not isinstance(error, STREAM_ERRORS):
         _logger.warning("a stream raised what AnyIO's do not", exc_info=error)
     forget_frames(error, handled)
-    return failed
 
 
 def forget_frames(error: BaseException, handled: BaseException | None = None) -> None:

@@ -33,7 +33,7 @@ from anyio.streams.tls import TLSStream
 
 from .._config import CHUNK_BYTES, IDLE_AFTER, LAST_ATTEMPT
 from .base import Transport
-from .errors import is_failure
+from .errors import forget_frames, note_failure
 from .writer import Writer
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from .._config import Config
     from .._protocol.protocol import Protocol
     from .base import Liveness
+    from .trio import DirectSocket
 
 __all__ = ["StreamTransport", "hold_back"]
 
@@ -68,8 +69,15 @@ def hold_back(stream: AnyByteStream) -> None:
 
 
 class StreamTransport(Transport):
+    needs_task_group = True
+
     def __init__(
-        self, stream: ByteStream, protocol: Protocol, config: Config, liveness: Liveness
+        self,
+        stream: ByteStream,
+        protocol: Protocol,
+        config: Config,
+        liveness: Liveness,
+        direct: DirectSocket | None = None,
     ) -> None:
         self.protocol = protocol
         self.closed = Event()
@@ -79,9 +87,18 @@ class StreamTransport(Transport):
         self._close_timeout = config.close_timeout
         self._on_ending: list[Callable[[], object]] = []
         self._writer = Writer(
-            stream, protocol, on_write=self._note_write, on_change=self._note_change
+            stream,
+            protocol,
+            direct=direct,
+            on_start=self._start_writer,
+            on_cork=self._poke,
+            on_write=self._note_write,
+            on_change=self._note_change,
         )
+        self._direct = direct
+        self._task_group: TaskGroup | None = None
         # Reading.
+        self._receive = stream.receive if direct is None else direct.receive
         self._reads_inline = SocketAttribute.raw_socket in stream.extra_attributes
         self._eof = False
         self._inline_reading = False
@@ -103,13 +120,17 @@ class StreamTransport(Transport):
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
         return self._stream.extra_attributes
 
-    def start(self, task_group: TaskGroup) -> None:
-        task_group.start_soon(self._run_writer, name="anyws writer")
+    def start(self, task_group: TaskGroup | None) -> None:
+        assert task_group is not None
+        self._task_group = task_group
+        if self._direct is None:
+            self._start_writer()
         task_group.start_soon(self._run_attendant, name="anyws attendant")
 
     # --- For the connection ---
 
     async def read_more(self) -> None:
+        self._writer.flush()
         if self._eof or self.closed.is_set():
             await checkpoint()
         elif self._reads_inline and not self._attendant_reading and not self._read_cancelled:
@@ -219,13 +240,15 @@ class StreamTransport(Transport):
         """Feed one chunk, or the end of the stream, to the protocol."""
         handled = sys.exception()
         try:
-            data = await self._stream.receive(CHUNK_BYTES)
+            data = await self._receive(CHUNK_BYTES)
         except EndOfStream:
             self._end_reading(None)
-        except BaseException as error:
-            if not is_failure(error, handled):
-                raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it ends the connection
+            note_failure(error, handled)
             self._end_reading(error)
+        except BaseException as error:
+            forget_frames(error, handled)
+            raise
         else:
             self._liveness.heard(current_time())
             self._writer.note_read()
@@ -252,6 +275,7 @@ class StreamTransport(Transport):
         # As if something had just been received: the program gets to call first.
         receives = -1
         while True:
+            self._writer.flush()
             now = current_time()
             deadline = self._check_timers(now)
             if self._liveness.suspects:
@@ -299,9 +323,12 @@ class StreamTransport(Transport):
         self._wait_scope = self._poked = None
         self._parked = False
 
-    def _poke(self) -> None:
-        if self._poked is not None:
-            self._poked.set()
+    def _poke(self) -> bool:
+        """Have the attendant look around; tell whether it waits for that."""
+        if self._poked is None:
+            return False
+        self._poked.set()
+        return True
 
     async def _read_ahead(self, deadline: float) -> None:
         self._attendant_reading = True
@@ -375,13 +402,34 @@ class StreamTransport(Transport):
 
     # --- The end ---
 
+    def _start_writer(self) -> None:
+        assert self._task_group is not None
+        running = self._run_writer()
+        try:
+            self._task_group.start_soon(lambda: running, name="anyws writer")
+        except RuntimeError:
+            running.close()
+            if self._direct is None:
+                raise
+            # The task that entered the connection is gone, and its task group with it: what can
+            # be done without a task has to do.
+            self._direct.close()
+            self._writer.drop()
+            self._end()
+
     async def _run_writer(self) -> None:
         try:
             await self._writer.run()
         finally:
-            self._eof = True
-            self.closed.set()
-            self.protocol.receive_eof()
-            self._react()
-            self._scope.cancel()
-            self._writer.detach()
+            if self._writer.ended:
+                self._end()
+
+    def _end(self) -> None:
+        self._eof = True
+        self.closed.set()
+        self.protocol.receive_eof()
+        self._react()
+        self._scope.cancel()
+        self._writer.detach()
+        self._task_group = None
+        del self._receive

@@ -7,6 +7,11 @@ and writes; control frames that the protocol owes go first. A sender that is can
 message back out of the queue or, where it is not in there any more, just goes: the frame is
 finished without it.
 
+A socket that can be written to directly tells how much it has taken. There the sender writes
+itself, and the task is started only where something is left over: to write that, and whatever
+comes meanwhile. While messages wait in the inbox, the frames that answer them are held together
+(`_corked`); they go out in one write, at the latest when the attendant gets its turn.
+
 At the end it is the writer that closes the stream: in order or, when it was cancelled, by force.
 """
 
@@ -21,7 +26,7 @@ from anyio import CancelScope, Event, current_time, move_on_after
 from .._close import Role
 from .._config import CHUNK_BYTES, LINGER
 from .._protocol.protocol import Half
-from .errors import forget_frames, is_failure
+from .errors import forget_frames, note_failure
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
     from anyio.abc import ByteStream
 
     from .._protocol.protocol import Protocol
+    from .trio import DirectSocket
 
 __all__ = ["Writer"]
 
@@ -49,10 +55,14 @@ class _Outgoing:
 
 
 class Writer:
-    """What it needs of the transport are two callbacks.
+    """What it needs of the transport are callbacks.
 
     on_write:
         A write begins: told the time.
+    on_start:
+        The task is to be started: it runs `run`.
+    on_cork:
+        Frames are held together: told to have `flush` called soon, answers whether it will be.
     on_change:
         The protocol has changed, or somebody has to read now: for the end of the stream, or for
         what the peer has to say while a long write goes on.
@@ -63,6 +73,9 @@ class Writer:
         stream: ByteStream,
         protocol: Protocol,
         *,
+        direct: DirectSocket | None,
+        on_start: Callable[[], None],
+        on_cork: Callable[[], bool],
         on_write: Callable[[float], None],
         on_change: Callable[[], None],
     ) -> None:
@@ -71,21 +84,37 @@ class Writer:
         self._hurry: str | None = None  # why nothing is waited for any more
         self.wants_eof = False  # nothing is left to write, and the peer is to end its half
         self.eof = Event()  # set by the transport: nothing will be read any more
+        self.ended = False  # the stream is closed
         self._stream = stream
+        self._direct = direct
         self._protocol = protocol
+        self._on_start = on_start
+        self._on_cork = on_cork
         self._on_write = on_write
         self._on_change = on_change
         self._queue: deque[_Outgoing] = deque()
         self._batch: list[_Outgoing] = []  # in the write in progress
         self._work: Event | None = None  # while there is nothing to write
         self._reads_during_write = 0
+        self._running = False
+        self._is_cut = False
         self._scope = CancelScope(shield=True)
+        self._corked: list[bytes] = []
+        self._corked_bytes = 0
+        self._rest: memoryview | None = None  # of a direct write, for the task to go on with
 
     async def write(self, data: str | bytes, *, finished: bool, compress: bool | None) -> None:
         """Send a message, or its next fragment; see `Transport.write`."""
-        outgoing = _Outgoing(data, finished, compress)
-        self._queue.append(outgoing)
-        self.wake()
+        if self._direct is not None and not self._running:
+            if self._write_directly(self._direct, data, finished, compress):
+                return
+            # The task has the rest.
+            outgoing = _Outgoing(data, finished, compress)
+            self._batch = [outgoing]
+        else:
+            outgoing = _Outgoing(data, finished, compress)
+            self._queue.append(outgoing)
+            self.wake()
         try:
             await outgoing.done.wait()
         except BaseException:
@@ -100,10 +129,23 @@ class Writer:
         """Look for something to write, or for the end."""
         if self._work is not None:
             self._work.set()
+        elif self._direct is not None and not self._running and not self.ended:
+            self.flush()
+            if self._protocol.finished or self._hurry is not None:
+                self._start()
 
     def cut(self) -> None:
         """Close the stream by force, whatever is still to be written."""
-        self._scope.cancel()
+        self._is_cut = True
+        if self._direct is None or self._running:
+            self._scope.cancel()
+        else:
+            self._start()
+
+    def _start(self) -> None:
+        if not self._running and not self.ended:
+            self._running = True
+            self._on_start()
 
     def hurry(self, cause: str) -> None:
         """Write what is owed to the peer, and then close the stream by force."""
@@ -117,48 +159,126 @@ class Writer:
             self._protocol.write_blocked = self._reads_during_write > 2
 
     async def run(self) -> None:
-        """Write until the protocol has finished, then close the stream. Raises no `Exception`."""
+        """Write until there is nothing left or, at the end, close the stream.
+
+        Without a direct socket it is run once, from the beginning to the end. Raises no
+        `Exception`.
+        """
+        self._running = True
+        self._scope = scope = CancelScope(shield=True)
+        if self._is_cut:
+            scope.cancel()
+        is_over = True
         try:
-            with self._scope:
-                await self._write_until_the_end()
-                if self._hurry is None:
+            with scope:
+                is_over = await self._write_until_the_end()
+                if is_over and self._hurry is None:
                     await self._close_in_order()
         except Exception as error:
+            is_over = True
             _logger.error("anyws failed while writing to a connection", exc_info=error)
         finally:
-            if not self._protocol.finished:
-                cause = "the task that served the connection was cancelled"
-                self._protocol.abort(self._hurry or cause, by_us=self._hurry is not None)
-            try:
-                with CancelScope(shield=True):
-                    await self._quietly(self._close_by_force())
-            finally:
-                self._refuse([*self._batch, *self._queue])
+            self._running = False
+            if is_over or scope.cancel_called:
+                await self._end()
+
+    async def _end(self) -> None:
+        self.ended = True
+        self._corked.clear()
+        if not self._protocol.finished:
+            cause = "the task that served the connection was cancelled"
+            self._protocol.abort(self._hurry or cause, by_us=self._hurry is not None)
+        try:
+            with CancelScope(shield=True):
+                await self._quietly(self._close_by_force())
+        finally:
+            self._refuse([*self._batch, *self._queue])
+
+    def drop(self) -> None:
+        """End without the task: the stream is closed."""
+        self.ended = True
+        if not self._protocol.finished:
+            self._protocol.abort("there was no task to serve the connection")
+        self._refuse([*self._batch, *self._queue])
 
     def detach(self) -> None:
         """Let go of the transport, which refers to us: no cycle is left behind."""
-        del self._on_write, self._on_change
+        del self._on_write, self._on_change, self._on_start, self._on_cork
 
-    # --- Writing ---
+    # --- Writing directly ---
 
-    async def _write_until_the_end(self) -> None:
+    def _write_directly(
+        self, direct: DirectSocket, data: str | bytes, finished: bool, compress: bool | None
+    ) -> bool:
+        """Write a message, or as much of it as is taken; tell whether that was all."""
+        protocol = self._protocol
+        if not protocol.sendable:
+            raise protocol.exception()
+        frame = protocol.encode(data, finished=finished, compress=compress)
+        self._corked_bytes += len(frame)
+        self._corked.append(frame)
+        if protocol.inbox.messages and self._corked_bytes < CHUNK_BYTES and self._on_cork():
+            return True
+        is_written = self._send_corked(direct)
+        if not protocol.sendable:
+            raise protocol.exception()
+        return is_written
+
+    def flush(self) -> None:
+        """Write what was held together, and the protocol's replies."""
+        if self._direct is not None and not self._running and not self.ended:
+            self._send_corked(self._direct)
+
+    def _send_corked(self, direct: DirectSocket) -> bool:
+        frames = self._corked
+        if self._protocol.has_replies:
+            frames.append(self._protocol.take_replies())
+        if not frames:
+            return True
+        data = frames[0] if len(frames) == 1 else b"".join(frames)
+        self._corked = []
+        self._corked_bytes = 0
+        try:
+            sent = direct.send_now(data)
+        except OSError as error:
+            note_failure(error)
+            # Those whose frames they were find out with their next call.
+            self._fail(error)
+            return False
+        if sent < len(data):
+            self._rest = memoryview(data)[sent:]
+            self.writing_since = current_time()
+            self._start()
+            return False
+        return True
+
+    # --- Writing by the task ---
+
+    async def _write_until_the_end(self) -> bool:
+        """Tell whether the connection has come to its end."""
         while True:
             frames = self._take_batch()
             if frames:
                 if not await self._write_out(frames):
-                    return
+                    return True
             elif self._protocol.finished or self._hurry is not None:
-                return
+                return True
+            elif self._direct is not None:
+                return False
             else:
                 self._work = Event()
                 await self._work.wait()
                 self._work = None
 
-    def _take_batch(self) -> list[bytes]:
+    def _take_batch(self) -> list[bytes | memoryview]:
         """Encode what there is to write, as much as makes one write worth its while."""
         protocol = self._protocol
+        frames: list[bytes | memoryview] = []
+        if self._rest is not None:
+            frames.append(self._rest)
+            self._rest = None
+            return frames
         self._batch = []
-        frames = []
         size = 0
         if protocol.has_replies:
             frames.append(protocol.take_replies())
@@ -180,23 +300,21 @@ class Writer:
         for outgoing in queue:
             outgoing.done.set()
 
-    async def _write_out(self, frames: list[bytes]) -> bool:
+    async def _write_out(self, frames: list[bytes | memoryview]) -> bool:
         """Write a batch; tell whether the stream took it."""
         data = frames[0] if len(frames) == 1 else b"".join(frames)
         try:
-            # In pieces, so that a large write shows whether it gets on.
-            for start in range(0, len(data), CHUNK_BYTES):
-                self._begin_write()
-                if start == CHUNK_BYTES:
-                    self.is_long = True
-                    self._on_change()
-                whole = len(data) <= CHUNK_BYTES
-                await self._stream.send(data if whole else data[start : start + CHUNK_BYTES])
-        except BaseException as error:
-            if not is_failure(error):
-                raise
+            if self._direct is None:
+                await self._write_in_pieces(data)
+            else:
+                await self._write_what_is_taken(self._direct, memoryview(data))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it ends the connection
+            note_failure(error)
             self._fail(error)
             return False
+        except BaseException as error:
+            forget_frames(error)
+            raise
         finally:
             self.writing_since = None
             self.is_long = False
@@ -206,6 +324,28 @@ class Writer:
             outgoing.done.set()
         self._batch = []
         return True
+
+    async def _write_in_pieces(self, data: bytes | memoryview) -> None:
+        # In pieces, so that a large write shows whether it gets on.
+        for start in range(0, len(data), CHUNK_BYTES):
+            self._begin_write()
+            if start == CHUNK_BYTES:
+                self.is_long = True
+                self._on_change()
+            piece = data if len(data) <= CHUNK_BYTES else data[start : start + CHUNK_BYTES]
+            await self._stream.send(bytes(piece))
+
+    async def _write_what_is_taken(self, direct: DirectSocket, data: memoryview) -> None:
+        self._begin_write()
+        while data:
+            if sent := direct.send_now(data):
+                data = data[sent:]
+                self._begin_write()
+            elif not self.is_long:
+                self.is_long = True
+                self._on_change()
+            else:
+                await direct.wait_writable()
 
     def _begin_write(self) -> None:
         self.writing_since = now = current_time()
@@ -257,9 +397,9 @@ class Writer:
     async def _quietly(closing: Awaitable[None]) -> None:
         try:
             await closing
+        except Exception as error:  # noqa: BLE001 - the peer was faster: closed is closed
+            _logger.debug("closing a stream: %r", error)
+            forget_frames(error)
         except BaseException as error:
             forget_frames(error)
-            if not isinstance(error, Exception):
-                raise
-            # The peer was faster: closed is closed.
-            _logger.debug("closing a stream: %r", error)
+            raise

@@ -103,7 +103,7 @@ def suite(name: str, *files: str) -> Stage:
 
 STATEFUL = suite("the property test", "stateful")
 # What no interleaving shows: a check that is missing, a turn that is not given.
-SUITES = (STATEFUL, suite("the tests", "test_cancellation.py", "test_pressure.py"))
+SUITES = (STATEFUL, suite("the tests", "test_cancellation.py", "test_pressure.py", "test_drain.py"))
 
 
 def stages_of(mutant: Mutant, *, quick: bool) -> list[tuple[Stage, str]]:

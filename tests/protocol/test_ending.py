@@ -160,19 +160,3 @@ def test_every_exception_is_a_new_one_of_its_own_connection() -> None:
     assert not other.is_told_by(first)
     for foreign in (ValueError("x"), ConnectionClosed(end.closure())):
         assert not end.is_told_by(foreign)
-
-
-def test_the_error_of_the_network_is_kept_without_its_frames() -> None:
-    """T10: they refer to the connection, which refers to the error."""
-    ending = Ending()
-    try:
-        try:
-            raise OSError("gone")
-        except OSError as cause:
-            raise ConnectionError("lost") from cause
-    except ConnectionError as error:
-        ending.note_loss(error, "")
-    assert isinstance(ending.error, ConnectionError)
-    assert ending.error.__traceback__ is None
-    assert ending.error.__cause__.__traceback__ is None
-    assert "gone" in ending.closure().cause
