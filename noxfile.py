@@ -15,7 +15,13 @@ PYTHONS = ["3.11", "3.12", "3.13"]
 COVERAGE = 95
 PROTOCOL_COVERAGE = 98
 # They take their time, and are a session of their own.
-QUICK = ["--ignore=tests/bars"]
+QUICK = ["--ignore=tests/bars", "--ignore=tests/test_benchmarks.py"]
+# What makes anyws fast, left out one by one; everything has to work without it.
+VARIANTS = {
+    "plain transports": {"ANYWS_WITHOUT": "native"},
+    "no fast lane": {"ANYWS_WITHOUT": "lane"},
+    "no C": {"ANYWS_PURE": "1"},
+}
 WHOLE_SWEEP = ["--min-points=3000", "--all-awaits"]
 
 nox.needs_version = ">=2025.2.9"
@@ -63,6 +69,15 @@ def tests_everywhere(session: nox.Session) -> None:
     """The test suite on every interpreter that is supported."""
     install(session, "test")
     session.run("pytest", *(session.posargs or QUICK))
+
+
+@nox.session
+def variants(session: nox.Session) -> None:
+    """The test suite without native transports, without the fast lane, and without C."""
+    install(session, "test")
+    for name, env in VARIANTS.items():
+        session.log(name)
+        session.run("pytest", *(session.posargs or QUICK), env=env)
 
 
 @nox.session
