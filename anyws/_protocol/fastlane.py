@@ -22,7 +22,7 @@ from .._close import CloseCode, Role
 from .._config import CHUNK_BYTES, MAX_FRAMES_PER_TURN, Config
 from .codec import build_frame, read_frames
 from .deflate import InflateError
-from .frames import BINARY, TEXT
+from .frames import BINARY, MAX_HEAD_BYTES, TEXT
 from .masking import new_key
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ __all__ = ["FastLane", "WrongMessageError"]
 
 _FIN = 0x80
 _RSV1 = 0x40
+# A larger frame the engine inflates, and decodes, in pieces, and finds the first thing wrong.
+_MAX_COMPRESSED = CHUNK_BYTES - MAX_HEAD_BYTES
 # Limits, to `read_frames`.
 _UNLIMITED = -1
 _NOT_ALLOWED = -2
@@ -60,7 +62,7 @@ class FastLane:
         self._limit = min(limits, default=_UNLIMITED)
         self._compressed_limit = _NOT_ALLOWED
         if deflate is not None:
-            self._compressed_limit = min(map(compressed_limit, limits), default=_UNLIMITED)
+            self._compressed_limit = min([*map(compressed_limit, limits), _MAX_COMPRESSED])
         self._max_messages = config.inbox_size or MAX_FRAMES_PER_TURN
         self._inbox_bytes = config.inbox_bytes
         self._compressed: list[Whole] = []  # at most one, between `read` and `inflate`
@@ -103,8 +105,6 @@ class FastLane:
         message: str | bytes
         try:
             content = self._deflate.inflate(payload, first=True, final=True)
-            # It may be large, and so may be what comes now.
-            del frame, payload
             message = content.decode() if opcode == TEXT else content
         except InflateError as error:
             raise WrongMessageError(error.code, str(error)) from None

@@ -15,6 +15,7 @@ __all__ = [
     "BINARY",
     "CLOSE",
     "CONTINUATION",
+    "MAX_HEAD_BYTES",
     "PING",
     "PONG",
     "TEXT",
@@ -29,6 +30,8 @@ BINARY = 0x2
 CLOSE = 0x8
 PING = 0x9
 PONG = 0xA
+
+MAX_HEAD_BYTES = 14  # of a frame, masking key included
 
 _KNOWN = frozenset({CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG})
 

@@ -29,7 +29,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from anyio import Event
-from anyio.lowlevel import checkpoint
 
 from .._close import Role
 from .._config import CHUNK_BYTES, IDLE_AFTER, LAST_ATTEMPT, LINGER
@@ -118,9 +117,6 @@ class AsyncioTransport(Transport, asyncio.Protocol):
 
     async def read_more(self) -> None:
         self._receives += 1
-        if self._eof:
-            await checkpoint()
-            return
         self._waiter = self._loop.create_future()
         if self._paused:
             self._regulate()
@@ -515,4 +511,9 @@ class AsyncioTransport(Transport, asyncio.Protocol):
 
     def _finish(self) -> None:
         """Close the stream; the loop's transport writes what it has before."""
-        self._once_written(self._sink.close)
+        self._once_written(self._close)
+
+    def _close(self) -> None:
+        # Told twice, one with TLS forgets what it has to do.
+        if not self._sink.is_closing():
+            self._sink.close()

@@ -20,7 +20,7 @@ from anyio import (
     EndOfStream,
 )
 from anyio.abc import SocketStream
-from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
+from anyio.lowlevel import checkpoint
 from anyio.streams.tls import TLSAttribute
 
 from .._config import CHUNK_BYTES, LINGER
@@ -146,14 +146,14 @@ class Link(asyncio.Protocol, SocketStream):
         return chunk
 
     async def send(self, item: bytes) -> None:
-        await checkpoint_if_cancelled()
+        # Before the write, and not after it: what has been said cannot be taken back.
+        await checkpoint()
         if self._closed:
             raise ClosedResourceError
         if self._lost.is_set():
             raise BrokenResourceError from self._error
         self._sink.write(item)
         await self._writable.wait()
-        await checkpoint()
 
     async def send_eof(self) -> None:
         if not self._sink.can_write_eof():
@@ -164,7 +164,8 @@ class Link(asyncio.Protocol, SocketStream):
 
     async def aclose(self) -> None:
         self._closed = True
-        self._sink.close()
+        if not self._sink.is_closing():
+            self._sink.close()
         self._wake()
         try:
             await self._lost.wait()

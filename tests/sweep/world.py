@@ -31,6 +31,7 @@ from streams import (
 import anyws
 from anyws import Config, WebSocket
 from anyws._protocol.fields import accept_key
+from anyws._transports.link import Link
 from anyws.testing import MemoryListener, memory_stream_pair
 
 if TYPE_CHECKING:
@@ -55,7 +56,9 @@ SLACK = 0.15
 STREAM_ERRORS = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
 
 MEMORY, SOCKET_LIKE, TCP, TLS = "memory", "socket-like", "tcp", "tls"
-KINDS = (MEMORY, SOCKET_LIKE, TCP, TLS)
+# Sockets as they are, which the native transports take; the others are watched call by call.
+NATIVE, NATIVE_TLS = "native", "native tls"
+KINDS = (MEMORY, SOCKET_LIKE, TCP, TLS, NATIVE, NATIVE_TLS)
 CANCEL, NATIVE, RAISE = "cancel", "native", "raise"
 
 
@@ -376,9 +379,11 @@ class World:
 
     # --- Streams ---
 
-    async def pair(self) -> tuple[WatchedStream, ByteStream]:
-        """Return our stream, watched, and the peer's."""
+    async def pair(self) -> tuple[Any, ByteStream]:
+        """Return our stream, watched where it may be, and the peer's."""
         near, far = await self._pair()
+        if self.setting.kind in {NATIVE, NATIVE_TLS}:
+            return near, far
         watched = WatchedStream(near, self.stepper)
         self.streams.append(watched)
         return watched, far
@@ -392,10 +397,13 @@ class World:
             theirs.connect(listener.getsockname())
             ours, _ = listener.accept()
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
-        near: ByteStream = await SocketStream.from_socket(ours)
         far: ByteStream = await SocketStream.from_socket(theirs)
-        if self.setting.kind == TLS:
-            near, far = await _encrypted(near, far, ours_is_server=self.setting.role == "server")
+        is_server = self.setting.role == "server"
+        if self.setting.kind in {NATIVE, NATIVE_TLS} and self.setting.backend != "trio":
+            return await _linked(ours, far, is_server, tls=self.setting.kind == NATIVE_TLS)
+        near: ByteStream = await SocketStream.from_socket(ours)
+        if self.setting.kind in {TLS, NATIVE_TLS}:
+            near, far = await _encrypted(near, far, ours_is_server=is_server)
         return near, far
 
     def memory_pair(self) -> tuple[Any, Any]:
@@ -424,7 +432,7 @@ class World:
 
         async def connect() -> ByteStream:
             stream: ByteStream = await anyio.connect_tcp("127.0.0.1", port)
-            if self.setting.kind == TLS:
+            if self.setting.kind in {TLS, NATIVE_TLS}:
                 try:
                     return await TLSStream.wrap(
                         stream, hostname="localhost", ssl_context=client_tls()
@@ -434,7 +442,11 @@ class World:
                     raise
             return stream
 
-        return multi.listeners[0], connect, server_tls() if self.setting.kind == TLS else None
+        return (
+            multi.listeners[0],
+            connect,
+            server_tls() if self.setting.kind in {TLS, NATIVE_TLS} else None,
+        )
 
     # --- A connection ---
 
@@ -459,7 +471,7 @@ class World:
             tg.start_soon(run_peer)
             try:
                 yield opening, peer
-                check(near.closed, "our stream was left open")
+                check(is_closed(near), "our stream was left open")
             finally:
                 peer.resume()
                 with anyio.move_on_after(GUARD) as scope:
@@ -498,6 +510,37 @@ class World:
                 check(error.closure.cause == closure.cause, "closed, with two reasons")
             else:
                 raise Violation("closed, and still of use")
+
+
+def is_closed(stream: Any) -> bool:
+    """Whether a stream of ours was closed."""
+    if isinstance(stream, WatchedStream):
+        return stream.closed
+    return bool(stream.extra(anyio.abc.SocketAttribute.raw_socket).fileno() == -1)
+
+
+async def _linked(
+    ours: socket.socket, far: ByteStream, is_server: bool, *, tls: bool
+) -> tuple[ByteStream, ByteStream]:
+    """Return our end as the package makes it on asyncio, where the loop does TLS."""
+    if not tls:
+        return await Link.make(ours, server_side=is_server), far
+    made: list[ByteStream] = []
+
+    async def make() -> None:
+        context = server_tls() if is_server else client_tls()
+        name = None if is_server else "localhost"
+        made.append(await Link.make(ours, context, server_side=is_server, server_hostname=name))
+
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(make)
+        far = await TLSStream.wrap(
+            far,
+            server_side=not is_server,
+            hostname="localhost" if is_server else None,
+            ssl_context=client_tls() if is_server else server_tls(),
+        )
+    return made[0], far
 
 
 async def _encrypted(

@@ -18,6 +18,7 @@ from world import (
     Violation,
     World,
     check,
+    is_closed,
 )
 
 import anyws
@@ -130,7 +131,7 @@ async def refused_handshake(world: World) -> None:
         tg.start_soon(peer.run)
         # The refusal is finished, and the peer given a second to read it.
         await world.attack(accept, within=1 + SLACK)
-        check(near.closed, "our stream was left open")
+        check(is_closed(near), "our stream was left open")
     check(not peer.response or b"403" in peer.response, "refused otherwise")
     check(world.struck or b"not /" in peer.response, "refused, and not told")
 
@@ -155,7 +156,7 @@ async def silent_handshake(world: World) -> None:
         if world.setting.role == "client":
             tg.start_soon(lambda: peer.run(silent=True))
         await world.attack(operation)
-        check(near.closed, "our stream was left open")
+        check(is_closed(near), "our stream was left open")
         await anyio.aclose_forcefully(far)
 
 
@@ -190,7 +191,7 @@ async def a_request_that_is_none(world: World) -> None:
     async with anyio.create_task_group() as tg:
         tg.start_soon(ask)
         await world.attack(accept, within=1 + SLACK)
-        check(near.closed, "our stream was left open")
+        check(is_closed(near), "our stream was left open")
     check(not received or b"alive" in received, f"answered {bytes(received[:40])!r}")
     check(received or world.struck, "not answered")
 
