@@ -65,7 +65,7 @@ class AsyncioTransport(Transport, asyncio.Protocol):
         self._liveness = liveness
         self._write_timeout = config.write_timeout
         self._close_timeout = config.close_timeout
-        self._on_ending: list[Callable[[], object]] = []
+        self._on_ending = []
         # Reading.
         self._waiter: asyncio.Future[None] | None = None  # of who waits in `read_more`
         self._eof = False
@@ -139,9 +139,6 @@ class AsyncioTransport(Transport, asyncio.Protocol):
         if self._congested or self._senders:
             await self._wait_for_turn()
         protocol = self.protocol
-        if protocol.sendable and self._sink.is_closing():
-            # A write has failed; the loop is about to say so.
-            await self.closed.wait()
         if not protocol.sendable:
             raise protocol.exception()
         frame = protocol.encode(data, finished=finished, compress=compress)
@@ -153,7 +150,8 @@ class AsyncioTransport(Transport, asyncio.Protocol):
         else:
             self._flush(frame)
         self._let_next_send()
-        if self._congested:
+        # Closing already: a write has failed, and the loop is about to say so.
+        if self._congested or self._sink.is_closing():
             await self._drain()
 
     def write_replies(self) -> None:
@@ -167,14 +165,6 @@ class AsyncioTransport(Transport, asyncio.Protocol):
             yield
         finally:
             self._readers_wanted -= 1
-
-    @contextmanager
-    def on_ending(self, callback: Callable[[], object]) -> Iterator[None]:
-        self._on_ending.append(callback)
-        try:
-            yield
-        finally:
-            self._on_ending.remove(callback)
 
     def close_within(self, seconds: float | None) -> None:
         if seconds is not None and seconds <= 0:

@@ -9,11 +9,12 @@ end when the connection does, never raise, and refer to nothing of the user's.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 from typing import Protocol as Interface
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
     from anyio import Event
@@ -42,6 +43,7 @@ class Transport(ABC):
     protocol: Protocol
     # Set when the stream is closed and nothing of the transport's is left but to return.
     closed: Event
+    _on_ending: list[Callable[[], object]]
 
     # Whether `start` has tasks to start.
     needs_task_group: ClassVar[bool]
@@ -82,12 +84,17 @@ class Transport(ABC):
     def want_reader(self) -> AbstractContextManager[None]:
         """Return a context manager in which reading does not wait for a `receive`."""
 
-    @abstractmethod
-    def on_ending(self, callback: Callable[[], object]) -> AbstractContextManager[None]:
+    @contextmanager
+    def on_ending(self, callback: Callable[[], object]) -> Iterator[None]:
         """Return a context manager in which `callback` is called when the connection ends.
 
         Not where it has ended before; and more than once where it ends in several steps.
         """
+        self._on_ending.append(callback)
+        try:
+            yield
+        finally:
+            self._on_ending.remove(callback)
 
     @abstractmethod
     def close_within(self, seconds: float | None) -> None:

@@ -50,6 +50,7 @@ __all__ = [
     "AcceptedStream",
     "accept_sockets",
     "connect",
+    "connect_to_first",
     "make_transport",
     "socket_of",
 ]
@@ -102,7 +103,7 @@ async def connect(
 
     Raises OSError, of which `anyio.ConnectionFailed` and `ssl.SSLError` are.
     """
-    sock = await _connect_to_any(host, port)
+    sock = await connect_to_first(await _addresses_of(host, port), f"{host} port {port}")
     if NATIVE and _is_asyncio():
         try:
             return await Link.make(sock, ssl_context, server_hostname=host)
@@ -137,9 +138,14 @@ async def _plain_stream(sock: socket.socket) -> ByteStream:
     return stream
 
 
-async def _connect_to_any(host: str, port: int) -> socket.socket:
-    """Connect to the first address of a host that answers (RFC 8305, "happy eyeballs")."""
-    addresses = await _addresses_of(host, port)
+async def connect_to_first(addresses: list[tuple[int, Any]], place: str) -> socket.socket:
+    """Connect to the first of these addresses that answers (RFC 8305, "happy eyeballs").
+
+    addresses:
+        Of one host, each with its family, in the order of preference.
+    place:
+        The host, for an error to name.
+    """
     errors: list[OSError] = []
     connected: list[socket.socket] = []
 
@@ -171,7 +177,7 @@ async def _connect_to_any(host: str, port: int) -> socket.socket:
             sock.close()
     cause = errors[0] if len(errors) == 1 else ExceptionGroup("each address failed", errors)
     words = "; ".join(dict.fromkeys(str(error.strerror or error) for error in errors))
-    raise ConnectionFailed(f"cannot connect to {host} port {port}: {words}") from cause
+    raise ConnectionFailed(f"cannot connect to {place}: {words}") from cause
 
 
 async def _addresses_of(host: str, port: int) -> list[tuple[int, Any]]:

@@ -85,7 +85,7 @@ class StreamTransport(Transport):
         self._liveness = liveness
         self._write_timeout = config.write_timeout
         self._close_timeout = config.close_timeout
-        self._on_ending: list[Callable[[], object]] = []
+        self._on_ending = []
         self._writer = Writer(
             stream,
             protocol,
@@ -131,9 +131,7 @@ class StreamTransport(Transport):
 
     async def read_more(self) -> None:
         self._writer.flush()
-        if self._eof or self.closed.is_set():
-            await checkpoint()
-        elif self._reads_inline and not self._attendant_reading and not self._read_cancelled:
+        if self._reads_inline and not self._attendant_reading and not self._read_cancelled:
             self._inline_reading = self._read_cancelled = True
             try:
                 await self._read()
@@ -176,14 +174,6 @@ class StreamTransport(Transport):
             yield
         finally:
             self._readers_wanted -= 1
-
-    @contextmanager
-    def on_ending(self, callback: Callable[[], object]) -> Iterator[None]:
-        self._on_ending.append(callback)
-        try:
-            yield
-        finally:
-            self._on_ending.remove(callback)
 
     def close_within(self, seconds: float | None) -> None:
         if seconds is not None and seconds <= 0:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 __all__ = ["KINDS", "MUTANTS", "SOCKET_LIKE", "TCP", "TIMED_KINDS", "Mutant"]
 
 MEMORY, SOCKET_LIKE, TCP, TLS = "memory", "socket-like", "tcp", "tls"
-KINDS = (MEMORY, SOCKET_LIKE, TCP, TLS)
+NATIVE = "native"
+KINDS = (MEMORY, SOCKET_LIKE, TCP, TLS, NATIVE)
 # Where time is the machine's.
-TIMED_KINDS = (TCP, TLS)
+TIMED_KINDS = (TCP, TLS, NATIVE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +72,12 @@ WRITING = [
     def hurry(self, cause: str) -> None:""",
             ),
             (
-                """                await self._stream.send(data if whole else data[start : start + CHUNK_BYTES])
+                """            await self._stream.send(bytes(piece))
 """,
-                """                with CancelScope() as self._write_scope:
-                    await self._stream.send(data[start : start + CHUNK_BYTES])
-                if self._write_scope.cancelled_caught:
-                    break
+                """            with CancelScope() as self._write_scope:
+                await self._stream.send(bytes(piece))
+            if self._write_scope.cancelled_caught:
+                break
 """,
             ),
         ),
@@ -116,10 +117,11 @@ WRITING = [
         name="a message is compressed when it is put in line",
         breaks="3.2, H2: a withdrawn message leaves the compression context as it was",
         file="_transports/writer.py",
-        old="        outgoing = _Outgoing(data, finished, compress)\n",
-        new="""        frame = self._protocol.encode(data, finished=finished, compress=compress)
-        outgoing = _Outgoing(frame, finished, compress)
-""",
+        old="""            outgoing = _Outgoing(data, finished, compress)
+            self._queue""",
+        new="""            frame = self._protocol.encode(data, finished=finished, compress=compress)
+            outgoing = _Outgoing(frame, finished, compress)
+            self._queue""",
         also=(
             (
                 """            frame = protocol.encode(
@@ -224,8 +226,8 @@ RECEIVING = [
         name="a chunk is read and then a cancellation let in",
         breaks="3.2, H17: what arrives together with the cancellation is not lost",
         file="_transports/stream.py",
-        old="            data = await self._stream.receive(CHUNK_BYTES)\n",
-        new="""            data = await self._stream.receive(CHUNK_BYTES)
+        old="            data = await self._receive(CHUNK_BYTES)\n",
+        new="""            data = await self._receive(CHUNK_BYTES)
             await checkpoint()
 """,
         scenario="receive whole",
@@ -556,10 +558,10 @@ TASKS = [
         name="the attendant outlives the connection",
         breaks="3.1: no task outlives the block that owns it, and leaving the block waits for none",
         file="_transports/stream.py",
-        old="""            self._scope.cancel()
-            self._writer.detach()
+        old="""        self._scope.cancel()
+        self._writer.detach()
 """,
-        new="""            self._writer.detach()
+        new="""        self._writer.detach()
 """,
         scenario="open and leave",
     ),
@@ -643,12 +645,12 @@ HANDSHAKES = [
     Mutant(
         name="a cancelled TLS handshake leaves the socket open",
         breaks="3.2: the opening handshake, TLS included, closes the socket when it is cancelled",
-        file="_client.py",
+        file="_transports/sockets.py",
         old="""left during the TLS handshake") from error
-        except BaseException:
+    except BaseException:
 """,
         new="""left during the TLS handshake") from error
-        except Exception:
+    except Exception:
 """,
         scenario="a server that leaves during tls",
         kind=TCP,
@@ -660,6 +662,54 @@ HANDSHAKES = [
         old="        is_cancelled() or _is_cancelled_natively()\n",
         new="        is_cancelled()\n",
         scenario="handshake (server)",
+    ),
+]
+
+NATIVES = [
+    Mutant(
+        name="the answer to a handshake is taken back",
+        breaks="3.2: a client is told either 101 or 503",
+        file="_transports/link.py",
+        old="        self._sink.write(item)\n",
+        new="        self._sink.write(item)\n        await checkpoint()\n",
+        scenario="drain with idle",
+        kind=TCP,
+    ),
+    Mutant(
+        name="a sender that waits in front of a broken network is not told",
+        breaks="3.5, H18: a write that makes no progress breaks the connection",
+        file="_transports/asyncio.py",
+        old="            self._drained.set_result(False)\n",
+        new="            pass\n",
+        scenario="a stalled write",
+        kind=NATIVE,
+    ),
+    Mutant(
+        name="a write of which a part was taken is over",
+        breaks="3.2, H1: what a cancelled write had begun is finished, or the connection breaks",
+        file="_transports/writer.py",
+        old="            self._rest = memoryview(data)[sent:]\n",
+        new="            self._rest = memoryview(data)[len(data) :]\n",
+        scenario="send large",
+        kind=NATIVE,
+    ),
+    Mutant(
+        name="a large frame is over with its first piece",
+        breaks="3.2, H1: what a cancelled write had begun is finished, or the connection breaks",
+        file="_transports/asyncio.py",
+        old="                pending.appendleft(view[_PIECE:])\n",
+        new="                pending.appendleft(view[2 * _PIECE :])\n",
+        scenario="send large",
+        kind=NATIVE,
+    ),
+    Mutant(
+        name="the loop reads on although there is no room",
+        breaks="3.4, V5: where the inbox is full, reading stops",
+        file="_transports/asyncio.py",
+        old="                self._sink.pause_reading()\n",
+        new="                pass\n",
+        scenario="",
+        kind=NATIVE,
     ),
 ]
 
@@ -769,6 +819,7 @@ MUTANTS = [
     *CLOSING,
     *EXCEPTIONS,
     *TASKS,
+    *NATIVES,
     *WATCHING,
     *HANDSHAKES,
     *SERVERS,

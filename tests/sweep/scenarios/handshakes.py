@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import anyio
@@ -23,6 +24,8 @@ from world import (
 
 import anyws
 from anyws import WebSocket
+from anyws._transports import sockets
+from anyws._transports.sockets import connect_to_first
 
 from ._registry import BOTH, scenario
 
@@ -48,6 +51,31 @@ async def connect(world: World) -> None:
             while running.connections:
                 await anyio.sleep(0.001)
         check(all(ws.status is anyws.Status.CLOSED for ws in at_server), "open at the server")
+
+
+@scenario(kinds=(TCP,))
+async def connect_to_the_address_that_answers(world: World) -> None:
+    """Of three: nobody listens at the first, and the third is not needed."""
+    listener, _, _ = await world.listener()
+    port = listener.extra(anyio.abc.SocketAttribute.local_port)
+    addresses = [(socket.AF_INET, (f"127.0.0.{n}", port)) for n in (2, 1, 3)]
+
+    async def operation() -> None:
+        sock = await connect_to_first(addresses, "the place")
+        with sock:
+            check(sock.getpeername() == ("127.0.0.1", port), "connected to another")
+
+    await world.attack(operation)
+    await listener.aclose()
+
+
+@scenario(kinds=(TCP, TLS))
+async def connect_with_plain_transports(world: World) -> None:
+    native, sockets.NATIVE = sockets.NATIVE, False
+    try:
+        await connect(world)
+    finally:
+        sockets.NATIVE = native
 
 
 def _open_to(world: World, listener: Any, **options: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from world import (
     MEMORY,
+    NATIVE,
     QUICK,
     TCP,
     Peer,
@@ -16,6 +17,7 @@ from world import (
     check,
 )
 
+import anyws
 from anyws import Config, Deflate, WebSocket
 from anyws.testing import open_websocket_pair
 
@@ -202,3 +204,53 @@ async def open_a_message_while_another_is_under_way(world: World) -> None:
             await world.attack(operation, within=0.01)
         await world.check_usable(ws, peer)
         check(peer.messages == [b"first second", b"still here"], "not the messages that were sent")
+
+
+@scenario("client", kinds=(NATIVE,))
+async def send_many_without_having_to_wait(world: World) -> None:
+    numbers = [b"%d" % number for number in range(70)]
+
+    async def operation() -> None:
+        for number in numbers:
+            await ws.send(number)
+
+    async with world.opened() as (ws, peer):
+        await world.attack(operation, within=0.01)
+        await world.check_usable(ws, peer)
+        sent = peer.messages[:-1]
+        check(sent == numbers[: len(sent)], "one is missing, or there twice")
+        check(sent == numbers or world.struck, "not all of them")
+
+
+@scenario("client", kinds=(MEMORY, TCP, NATIVE))
+async def wait_to_send_while_the_connection_ends(world: World) -> None:
+    """Behind a message that is under way, and for a pong."""
+
+    async def operation() -> None:
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(_until_it_ends, lambda: ws.send("behind"))
+            tg.start_soon(_until_it_ends, ws.ping)
+            await anyio.sleep(0.002)
+            await peer.send_close(4000)
+
+    async with world.opened() as (ws, peer):
+        peer.replies.clear()
+        async with anyio.create_task_group() as tg:
+
+            async def stream() -> None:
+                with contextlib.suppress(anyws.ConnectionClosed):
+                    async with ws.open_message() as message:
+                        await message.send("first")
+                        await ws.wait_closed()
+
+            tg.start_soon(stream)
+            await peer.until(lambda: peer.frames)
+            await world.attack(operation, within=0.01)
+            await peer.send_close(4000)
+            with anyio.fail_after(5):
+                await ws.wait_closed()
+
+
+async def _until_it_ends(operation: Callable[[], Awaitable[object]]) -> None:
+    with contextlib.suppress(anyws.ConnectionClosed):
+        await operation()
