@@ -299,6 +299,26 @@ async def test_a_reset_breaks_the_connection(kind: str) -> None:
         assert errors[0].closure == errors[1].closure
 
 
+@every_network
+async def test_everybody_who_sends_is_told_of_a_reset(kind: str) -> None:
+    """H24. Also those who begin when a write has failed, and nobody has said so yet."""
+    async with connected(kind) as (client, server):
+
+        async def send() -> None:
+            with pytest.raises(anyws.ConnectionBroken):
+                while True:
+                    await server.send("x")
+
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as tg:
+                for _ in range(5):
+                    tg.start_soon(send)
+                await anyio.sleep(0.01)
+                raw = client.extra(SocketAttribute.raw_socket)
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                client.abort()
+
+
 # --- Over sockets: nothing that was written is thrown away ---
 
 

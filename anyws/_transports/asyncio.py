@@ -77,7 +77,7 @@ class AsyncioTransport(Transport, asyncio.Protocol):
         # Writing.
         self._congested = False
         self._senders: deque[asyncio.Future[None]] = deque()
-        self._drained: asyncio.Future[bool] | None = None
+        self._drains: list[asyncio.Future[bool]] = []  # of who waits in `_drain`
         self._corked: list[bytes] = []
         self._corked_bytes = 0
         self._pending: deque[bytes | memoryview] = deque()  # behind what the sink has
@@ -231,8 +231,7 @@ class AsyncioTransport(Transport, asyncio.Protocol):
         if not protocol.finished:
             # Behind a full inbox there may be a Close, and then that is the reason.
             protocol.write_failed(exc)
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(False)
+        self._release_drains(written=False)
         self.closed.set()
         self._react()
 
@@ -248,8 +247,7 @@ class AsyncioTransport(Transport, asyncio.Protocol):
         self._write_pending()
         if self._congested:
             return
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(True)
+        self._release_drains(written=True)
         if self._hurry is not None or self._then is not None:
             # The loop's transport does not bear being closed from here.
             self._loop.call_soon(self._end_written)
@@ -351,9 +349,16 @@ class AsyncioTransport(Transport, asyncio.Protocol):
 
     async def _drain(self) -> None:
         """Wait until the system has taken what was written."""
-        drained = self._drained = self._loop.create_future()
+        drained = self._loop.create_future()
+        self._drains.append(drained)
         if not await drained:
             raise self.protocol.exception()
+
+    def _release_drains(self, *, written: bool) -> None:
+        drains, self._drains = self._drains, []
+        for drained in drains:
+            if not drained.done():
+                drained.set_result(written)
 
     def _flush(self, frame: bytes = b"") -> None:
         """Write what was held together, the protocol's replies and a frame, in this order.

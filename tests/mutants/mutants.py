@@ -604,7 +604,7 @@ WATCHING = [
     Mutant(
         name="a cancelled wait for the end stays registered",
         breaks="3.1: nothing of a block that was left is kept for as long as the connection lives",
-        file="_transports/stream.py",
+        file="_transports/base.py",
         old="""            yield
         finally:
             self._on_ending.remove(callback)
@@ -679,8 +679,8 @@ NATIVES = [
         name="a sender that waits in front of a broken network is not told",
         breaks="3.5, H18: a write that makes no progress breaks the connection",
         file="_transports/asyncio.py",
-        old="            self._drained.set_result(False)\n",
-        new="            pass\n",
+        old="        self._release_drains(written=False)\n",
+        new="",
         scenario="a stalled write",
         kind=NATIVE,
     ),
