@@ -22,6 +22,8 @@ __all__ = ["Keepalive", "Ping"]
 
 # Enough that nobody answers a ping they have not seen, small enough for one segment.
 _PAYLOAD_BYTES = 4
+# Pings that nobody waits for any more, behind one that somebody waits for.
+_MAX_FORGOTTEN = 64
 
 
 class Ping:
@@ -46,7 +48,9 @@ class Keepalive:
         self._heard_at = now
         self._asked_at: float | None = None  # when the unanswered sign of life was asked for
         self._question: Ping | None = None  # the latest ping of our own
-        self._pings: dict[bytes, Ping] = {}
+        # In the order in which they were sent. One that nobody waits for stays as None behind one
+        # that somebody waits for: its pong answers both.
+        self._pings: dict[bytes, Ping | None] = {}
         self._now = now
 
     def heard(self, now: float) -> None:
@@ -100,11 +104,18 @@ class Keepalive:
         return ping
 
     def forget(self, ping: Ping) -> None:
-        """Nobody waits for this one any more; its pong will be ignored."""
-        for payload, candidate in self._pings.items():
+        """Nobody waits for this one any more; its pong may still answer those before it."""
+        pings = self._pings
+        forgotten = []
+        for payload, candidate in pings.items():
             if candidate is ping:
-                del self._pings[payload]
-                return
+                pings[payload] = candidate = None
+            if candidate is None:
+                forgotten.append(payload)
+        if len(forgotten) > _MAX_FORGOTTEN:
+            del pings[forgotten[0]]
+        while pings and pings[first := next(iter(pings))] is None:
+            del pings[first]
 
     def receive_pong(self, payload: bytes) -> None:
         """Answer the ping with this payload and, as the peer may, those before it.
@@ -116,13 +127,15 @@ class Keepalive:
             return
         for candidate in list(self._pings):
             ping = self._pings.pop(candidate)
-            self.latency = ping.latency = self._now - ping.sent_at
-            ping.answered.set()
+            if ping is not None:
+                self.latency = ping.latency = self._now - ping.sent_at
+                ping.answered.set()
             if candidate == payload:
                 return
 
     def end(self) -> None:
         """Release whoever waits: no pong will come."""
         for ping in self._pings.values():
-            ping.answered.set()
+            if ping is not None:
+                ping.answered.set()
         self._pings.clear()

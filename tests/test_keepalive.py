@@ -66,6 +66,33 @@ async def test_several_pings_are_answered_each_or_by_the_last(against) -> None:
 
 
 @against_raw
+async def test_the_pong_of_a_ping_given_up_answers_those_before_it(against) -> None:
+    """R-66: it may be all that the peer could still send."""
+    async with against() as (ws, peer):
+        latencies = []
+
+        async def ping() -> None:
+            latencies.append(await ws.ping())
+
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(ping)
+            await anyio.wait_all_tasks_blocked()
+            for _ in range(100):
+                with anyio.CancelScope() as scope:
+                    async with anyio.create_task_group() as given_up:
+                        given_up.start_soon(ws.ping)
+                        await anyio.wait_all_tasks_blocked()
+                        scope.cancel()
+            assert latencies == []
+            # As many are remembered as there is any need for.
+            assert len(ws._keepalive._pings) < 70
+            peer.send(PONG, pings(peer)[-1])
+            await anyio.wait_all_tasks_blocked()
+            assert len(latencies) == 1
+        assert not ws._keepalive._pings
+
+
+@against_raw
 async def test_pongs_that_nobody_waits_for_mean_nothing(against) -> None:
     """R-67, V7."""
     async with against() as (ws, peer):

@@ -459,10 +459,8 @@ class AsyncioTransport(Transport, asyncio.Protocol):
     def _check_close(self, now: float) -> None:
         if now >= self._close_deadline:
             self._close_deadline = math.inf
-            is_answered = self.protocol.ending.received is not None
-            what = "the end of the stream" if is_answered else "the peer's Close"
             by_us = self._hurry is not None
-            self.abort(self._late_close or f"{what} did not come in time", by_us=by_us)
+            self.abort(self._late_close or self._what_was_late(), by_us=by_us)
         elif now >= self._linger_until:
             self._linger_until = math.inf
             self._finish()

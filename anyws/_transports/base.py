@@ -111,6 +111,14 @@ class Transport(ABC):
     def give_up(self, cause: str) -> None:
         """Cut the stream, after one attempt at whatever reply is still due."""
 
+    def _what_was_late(self) -> str:
+        """Say why the closing handshake took too long."""
+        if self.protocol.ending.received is None:
+            return "the peer's Close did not come in time"
+        if self.protocol.has_replies:
+            return "our Close could not be sent in time"
+        return "the end of the stream did not come in time"
+
     @property
     @abstractmethod
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:

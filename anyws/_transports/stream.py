@@ -371,12 +371,7 @@ class StreamTransport(Transport):
     def _check_close(self, now: float) -> float:
         if now >= self._close_deadline:
             self._close_deadline = math.inf
-            what = (
-                "the peer's Close"
-                if self.protocol.ending.received is None
-                else "the end of the stream"
-            )
-            self.abort(self._late_close or f"{what} did not come in time")
+            self.abort(self._late_close or self._what_was_late())
         return self._close_deadline
 
     def _check_write(self, now: float) -> float:

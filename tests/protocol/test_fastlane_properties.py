@@ -465,7 +465,7 @@ def test_a_right_lane_is_not_found() -> None:
         first_found(cases(), lambda case: differs(case, FastLane), 100)
 
 
-def first_found(strategy: Any, condition: Callable[[Any], bool], most: int = 2000) -> Any:
+def first_found(strategy: Any, condition: Callable[[Any], bool], most: int = 10_000) -> Any:
     once = settings(max_examples=most, phases=[Phase.generate], database=None)
     return find(strategy, condition, settings=once, random=Random(0))
 

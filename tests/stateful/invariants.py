@@ -204,6 +204,7 @@ def _check_cause(world: World, end: End, closure: Closure) -> None:
         "the closing handshake was cancelled": bool(end.requests) and waited,
         "there was no time for the closing handshake": bool(end.requests) and waited,
         "the peer's Close did not come in time": bool(end.requests) and waited,
+        "our Close could not be sent in time": bool(end.requests) and waited,
     }
     found = [excuse for words, excuse in excuses.items() if closure.cause.startswith(words)]
     check(found == [True], f"there was no reason to say: {closure.cause}")
