@@ -2,9 +2,8 @@
 
 **Reading.** The loop calls `data_received`, and what came is parsed there and then: pings are
 answered and a Close is noticed whether anybody is in `receive` or not. A receiver that waits is
-woken once there is a message. Behind that message parsing stops, so that who reads one message at
-a time meets a violation in its place; where nobody comes for the rest, it is parsed `IDLE_AFTER`
-seconds later. Reading pauses while more than a chunk waits for room in the inbox.
+woken once there is a message. Behind messages parsing stops, so that who reads one at a time meets
+a violation in its place; where nobody comes for the rest, it is parsed `IDLE_AFTER` seconds later. Reading pauses while more than a chunk waits for room in the inbox.
 
 **Writing.** The loop's transport finishes what it was given, so no frame is ever torn, and a
 cancelled sender just goes. Its buffer is allowed to hold one write: while there is anything in it
@@ -298,7 +297,8 @@ class AsyncioTransport(Transport, asyncio.Protocol):
 
     def _parse(self) -> None:
         protocol = self.protocol
-        protocol.parse(one_message=self._waiter is not None)
+        # Whoever receives comes for the next one soon, and if not, `_regulate` sees to it.
+        protocol.parse(one_message=True)
         self._react()
         if protocol.has_unparsed or self._paused:
             self._regulate()
@@ -498,9 +498,15 @@ class AsyncioTransport(Transport, asyncio.Protocol):
             # Closing over unread data resets the connection, and the reset may overtake our
             # Close. So only our half is closed, and what still comes is dropped.
             if self._sink.can_write_eof():
-                self._once_written(self._sink.write_eof)
+                self._once_written(self._end_our_half)
             self._linger_until = self._loop.time() + LINGER
             self._plan(self._linger_until)
+
+    def _end_our_half(self) -> None:
+        try:
+            self._sink.write_eof()
+        except OSError:
+            pass  # the peer was faster: it has reset the connection
 
     def _finish(self) -> None:
         """Close the stream; the loop's transport writes what it has before."""
