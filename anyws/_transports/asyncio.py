@@ -3,7 +3,8 @@
 **Reading.** The loop calls `data_received`, and what came is parsed there and then: pings are
 answered and a Close is noticed whether anybody is in `receive` or not. A receiver that waits is
 woken once there is a message. Behind messages parsing stops, so that who reads one at a time meets
-a violation in its place; where nobody comes for the rest, it is parsed `IDLE_AFTER` seconds later. Reading pauses while more than a chunk waits for room in the inbox.
+a violation in its place; where nobody comes for the rest, it is parsed `IDLE_AFTER` seconds later.
+Reading pauses while more than a chunk waits for room in the inbox.
 
 **Writing.** The loop's transport finishes what it was given, so no frame is ever torn, and a
 cancelled sender just goes. Its buffer is allowed to hold one write: while there is anything in it
@@ -24,7 +25,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from anyio import Event
@@ -36,7 +36,7 @@ from .base import Transport
 from .errors import forget_frames
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from anyio.abc import TaskGroup
 
@@ -118,7 +118,7 @@ class AsyncioTransport(Transport, asyncio.Protocol):
         self._receives += 1
         self._waiter = self._loop.create_future()
         if self._paused:
-            self._regulate()
+            self._look_around()
         try:
             await self._waiter
         finally:
@@ -127,12 +127,12 @@ class AsyncioTransport(Transport, asyncio.Protocol):
     def parse(self, *, one_message: bool = False) -> None:
         self.protocol.parse(one_message=one_message)
         self._react()
-        self._regulate()
+        self._look_around()
 
     def taken(self) -> None:
         self._receives += 1
         if self._paused or self.protocol.has_unparsed:
-            self._regulate()
+            self._look_around()
 
     async def write(self, data: str | bytes, *, finished: bool, compress: bool | None) -> None:
         if self._congested or self._senders:
@@ -155,25 +155,6 @@ class AsyncioTransport(Transport, asyncio.Protocol):
 
     def write_replies(self) -> None:
         self._flush()
-
-    @contextmanager
-    def want_reader(self) -> Iterator[None]:
-        self._readers_wanted += 1
-        self._regulate()
-        try:
-            yield
-        finally:
-            self._readers_wanted -= 1
-
-    def close_within(self, seconds: float | None) -> None:
-        if seconds is not None and seconds <= 0:
-            self.give_up("there was no time for the closing handshake")
-            return
-        if seconds is not None:
-            self._close_deadline = min(self._close_deadline, self._loop.time() + seconds)
-            self._plan(self._close_deadline)
-        self._react()
-        self._regulate()
 
     def abort(self, cause: str, *, by_us: bool = False) -> None:
         if self._is_lost:
@@ -206,7 +187,7 @@ class AsyncioTransport(Transport, asyncio.Protocol):
         self._eof = True
         self.protocol.receive_eof()
         self._react()
-        self._regulate()
+        self._look_around()
         if self._is_ending and self._hurry is None:
             self._finish()
         # Open still, for our half. TLS has no halves.
@@ -297,13 +278,13 @@ class AsyncioTransport(Transport, asyncio.Protocol):
 
     def _parse(self) -> None:
         protocol = self.protocol
-        # Whoever receives comes for the next one soon, and if not, `_regulate` sees to it.
+        # Whoever receives comes for the next one soon, and if not, `_look_around` sees to it.
         protocol.parse(one_message=True)
         self._react()
         if protocol.has_unparsed or self._paused:
-            self._regulate()
+            self._look_around()
 
-    def _regulate(self) -> None:
+    def _look_around(self) -> None:
         """Read and parse on, or stop to, as there is room for it."""
         protocol = self.protocol
         too_much = protocol.reading and (
@@ -326,7 +307,7 @@ class AsyncioTransport(Transport, asyncio.Protocol):
         """Parse what a receiver has left, unless it still comes for it."""
         self._parse_at = math.inf
         if self._receives != self._receives_seen and not self._readers_wanted:
-            self._regulate()
+            self._look_around()
         elif self.protocol.has_unparsed and not self.protocol.inbox.full:
             self.parse()
 

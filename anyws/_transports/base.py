@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 from typing import Protocol as Interface
 
+from anyio import current_time
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from contextlib import AbstractContextManager
 
     from anyio import Event
     from anyio.abc import TaskGroup
@@ -44,6 +45,8 @@ class Transport(ABC):
     # Set when the stream is closed and nothing of the transport's is left but to return.
     closed: Event
     _on_ending: list[Callable[[], object]]
+    _readers_wanted: int
+    _close_deadline: float
 
     # Whether `start` has tasks to start.
     needs_task_group: ClassVar[bool]
@@ -80,9 +83,15 @@ class Transport(ABC):
     def write_replies(self) -> None:
         """See to it that the protocol's replies go out soon."""
 
-    @abstractmethod
-    def want_reader(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def want_reader(self) -> Iterator[None]:
         """Return a context manager in which reading does not wait for a `receive`."""
+        self._readers_wanted += 1
+        self._look_around()
+        try:
+            yield
+        finally:
+            self._readers_wanted -= 1
 
     @contextmanager
     def on_ending(self, callback: Callable[[], object]) -> Iterator[None]:
@@ -96,12 +105,19 @@ class Transport(ABC):
         finally:
             self._on_ending.remove(callback)
 
-    @abstractmethod
     def close_within(self, seconds: float | None) -> None:
         """The closing handshake has begun: cut the stream when it takes longer than this.
 
         With 0, that is `give_up`.
         """
+        if seconds is not None and seconds <= 0:
+            self.give_up("there was no time for the closing handshake")
+            return
+        if seconds is not None:
+            self._close_deadline = min(self._close_deadline, current_time() + seconds)
+            self._plan(self._close_deadline)
+        self._react()
+        self._look_around()
 
     @abstractmethod
     def abort(self, cause: str, *, by_us: bool = False) -> None:
@@ -110,6 +126,18 @@ class Transport(ABC):
     @abstractmethod
     def give_up(self, cause: str) -> None:
         """Cut the stream, after one attempt at whatever reply is still due."""
+
+    @abstractmethod
+    def _react(self) -> None:
+        """Wake whoever has something to do after the protocol changed."""
+
+    @abstractmethod
+    def _look_around(self) -> object:
+        """Have reading begin, or go on, where somebody wants it now."""
+
+    @abstractmethod
+    def _plan(self, deadline: float) -> None:
+        """See to it that the timers are looked at by then."""
 
     def _what_was_late(self) -> str:
         """Say why the closing handshake took too long."""

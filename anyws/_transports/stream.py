@@ -6,8 +6,9 @@
 calls `receive` reads itself, which is twice as fast as being handed the bytes. When nobody has
 called for `IDLE_AFTER` seconds the second task, the attendant, reads ahead: pings are answered
 and a Close is noticed. So it does as soon as a call was cancelled: a program that asks for messages
-with short timeouts may never wait long enough to read one itself. Whoever finds the other reading waits for it. On a stream that is not a
-socket, the attendant does all the reading: closing such a stream may not wake a reader.
+with short timeouts may never wait long enough to read one itself. Whoever finds the other reading
+waits for it. On a stream that is not a socket, the attendant does all the reading: closing such a
+stream may not wake a reader.
 
 **Time.** The attendant also has the timers: liveness, a write that does not get on, the closing
 handshake. Each of its waits ends at the nearest of them. A timer that has to be nearer than it
@@ -23,7 +24,6 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from anyio import CancelScope, EndOfStream, Event, current_time
@@ -37,7 +37,7 @@ from .errors import forget_frames, note_failure
 from .writer import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from anyio.abc import AnyByteStream, ByteStream, TaskGroup
 
@@ -91,7 +91,7 @@ class StreamTransport(Transport):
             protocol,
             direct=direct,
             on_start=self._start_writer,
-            on_cork=self._poke,
+            on_cork=self._look_around,
             on_write=self._note_write,
             on_change=self._note_change,
         )
@@ -140,13 +140,13 @@ class StreamTransport(Transport):
                 self._inline_reading = False
                 self._receives += 1
                 if self._parked or self._read_cancelled:
-                    self._poke()
+                    self._look_around()
             self.parse(one_message=True)
         else:
             self._receives += 1
             self._progress = Event()
             if self._parked or self._read_cancelled:
-                self._poke()
+                self._look_around()
             try:
                 await self._progress.wait()
             finally:
@@ -158,31 +158,13 @@ class StreamTransport(Transport):
 
     def taken(self) -> None:
         if self._parked and not self._inline_reading and not self.protocol.wants_room:
-            self._poke()
+            self._look_around()
 
     async def write(self, data: str | bytes, *, finished: bool, compress: bool | None) -> None:
         await self._writer.write(data, finished=finished, compress=compress)
 
     def write_replies(self) -> None:
         self._writer.wake()
-
-    @contextmanager
-    def want_reader(self) -> Iterator[None]:
-        self._readers_wanted += 1
-        self._poke()
-        try:
-            yield
-        finally:
-            self._readers_wanted -= 1
-
-    def close_within(self, seconds: float | None) -> None:
-        if seconds is not None and seconds <= 0:
-            self.give_up("there was no time for the closing handshake")
-            return
-        if seconds is not None:
-            self._close_deadline = min(self._close_deadline, current_time() + seconds)
-            self._plan(self._close_deadline)
-        self._note_change()
 
     def abort(self, cause: str, *, by_us: bool = False) -> None:
         self.protocol.abort(cause, by_us=by_us)
@@ -222,7 +204,7 @@ class StreamTransport(Transport):
 
     def _note_change(self) -> None:
         self._react()
-        self._poke()
+        self._look_around()
 
     # --- Reading ---
 
@@ -313,7 +295,7 @@ class StreamTransport(Transport):
         self._wait_scope = self._poked = None
         self._parked = False
 
-    def _poke(self) -> bool:
+    def _look_around(self) -> bool:
         """Have the attendant look around; tell whether it waits for that."""
         if self._poked is None:
             return False
@@ -417,4 +399,3 @@ class StreamTransport(Transport):
         self._scope.cancel()
         self._writer.detach()
         self._task_group = None
-        del self._receive

@@ -368,7 +368,7 @@ CLOSING = [
     Mutant(
         name="each step of closing has a deadline of its own",
         breaks="3.3: close_timeout is one deadline over everything",
-        file="_transports/stream.py",
+        file="_transports/base.py",
         old="self._close_deadline = min(self._close_deadline, current_time() + seconds)",
         new="self._close_deadline = current_time() + seconds",
         scenario="close in two steps",
@@ -568,12 +568,12 @@ TASKS = [
     Mutant(
         name="a timer outlives the connection",
         breaks="3.1: no timer outlives the block that owns it",
-        file="_transports/stream.py",
-        old="            self._plan(self._close_deadline)\n        self._note_change()\n",
+        file="_transports/base.py",
+        old="            self._plan(self._close_deadline)\n        self._react()\n",
         new="""            self._plan(self._close_deadline)
             if loop := __import__("asyncio")._get_running_loop():
-                loop.call_later(seconds, self._note_change)
-        self._note_change()
+                loop.call_later(seconds, self._look_around)
+        self._react()
 """,
         scenario="open and leave",
     ),
