@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 
 from anyio import (
     CancelScope,
-    Event,
     create_task_group,
     current_effective_deadline,
     current_time,
@@ -37,11 +36,13 @@ from ._websocket import WebSocket
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from anyio import Event
     from anyio.abc import ByteStream, TaskGroup
 
     from ._config import Config
     from ._handshake import Handshake
     from ._protocol.negotiation import Negotiated
+    from ._transports.base import LateEvent
 
 __all__ = [
     "Connection",
@@ -222,7 +223,7 @@ def split_cancellations(
 
 
 async def leave_task_group(
-    task_group: TaskGroup | None, finished: Event, exc: BaseException | None
+    task_group: TaskGroup | None, finished: Event | LateEvent, exc: BaseException | None
 ) -> None:
     """Leave a task group of the library's, if there is one, once `finished` is set.
 

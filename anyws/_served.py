@@ -50,12 +50,14 @@ class Served:
         self._service = service
         self._connection: Connection | None = None
         self._scope = CancelScope(shield=True)
-        self._handshake = CancelScope()  # cancelled: the client gets 503
+        # Cancelled: the client gets 503.
+        self._handshake: CancelScope | None = CancelScope()
         self._sent_away = False
 
     def refuse(self) -> None:
         """Answer with 503 where the opening handshake is not over."""
-        self._handshake.cancel()
+        if self._handshake is not None:
+            self._handshake.cancel()
 
     def send_away(self, seconds: float | None) -> None:
         """Close with 1001 while the handler goes on, and cut the stream after that time."""
@@ -97,6 +99,8 @@ class Served:
         except (HandshakeError, *STREAM_ERRORS) as error:
             _logger.info("%s: no WebSocket: %s", peer, str(error) or repr(error))
             return
+        finally:
+            self._handshake = None
         websocket = connection.websocket()
         handler = service.handlers.handler(websocket.request.subprotocols, websocket.subprotocol)
         self._connection = connection

@@ -186,7 +186,7 @@ class WebSocket(ObjectStream[str | bytes]):
             raise BusyResourceError("receiving from")
         self._receiving = True
         try:
-            await self._wait_for(self._protocol.inbox.messages.__len__)
+            await self._wait_for(self._protocol.inbox.has_message)
             # Nothing is awaited between the last chance to be cancelled and taking the message.
             message = self._protocol.inbox.take()
         finally:

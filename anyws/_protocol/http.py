@@ -48,6 +48,21 @@ _RESERVED: Final = {
     "upgrade": _HANDSHAKE,
 }
 
+# Names that most handshakes have, and their keys: kept once for all connections. (Not by
+# `sys.intern`: there are Pythons that never let go of what a peer has made up.)
+_KEYS: Final = {
+    name: name.lower()
+    for name in (
+        *("Accept", "Accept-Encoding", "Accept-Language", "Authorization", "Cache-Control"),
+        *("Connection", "Cookie", "Date", "Host", "Origin", "Pragma", "Server", "Upgrade"),
+        *("User-Agent", "X-Forwarded-For", "X-Forwarded-Proto", "X-Real-IP"),
+        *(f"Sec-WebSocket-{rest}" for rest in ("Accept", "Extensions", "Key", "Protocol")),
+        "Sec-WebSocket-Version",
+    )
+}
+_KEYS.update({key: key for key in _KEYS.values()})
+_COMMON: Final = {name: name for name in _KEYS}
+
 
 class Headers(Mapping[str, str]):
     """The header lines of a request or response: a mapping that ignores the case of names.
@@ -63,16 +78,14 @@ class Headers(Mapping[str, str]):
     what is not a ``str``. Both are the caller's doing, and neither shows the value. Immutable.
     """
 
-    __slots__ = ("_index", "_raw")
+    __slots__ = ("_keys", "_raw")
 
     def __init__(self, headers: HeadersLike = ()) -> None:
         self._set(_checked(headers))
 
     def _set(self, pairs: Iterable[tuple[str, str]]) -> None:
-        self._raw = tuple(pairs)
-        self._index: dict[str, tuple[str, list[str]]] = {}
-        for name, value in self._raw:
-            self._index.setdefault(name.lower(), (name, []))[1].append(value)
+        self._raw = tuple([(_COMMON.get(name, name), value) for name, value in pairs])
+        self._keys = tuple([_KEYS.get(name) or name.lower() for name, _ in self._raw])
 
     @classmethod
     def decode(cls, pairs: Iterable[tuple[bytes, bytes]]) -> Headers:
@@ -92,23 +105,34 @@ class Headers(Mapping[str, str]):
 
     def get_all(self, name: str) -> list[str]:
         """Return the value of every line with this name, in order; none gives an empty list."""
-        entry = self._index.get(name.lower())
-        return [] if entry is None else list(entry[1])
+        key = name.lower()
+        if key not in self._keys:
+            return []
+        lines = zip(self._keys, self._raw, strict=True)
+        return [value for one, (_, value) in lines if one == key]
 
     def __getitem__(self, name: str) -> str:
-        return ", ".join(self._index[name.lower()][1])
+        values = self.get_all(name)
+        if not values:
+            raise KeyError(name)
+        return ", ".join(values)
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name.lower() in self._index
+        return isinstance(name, str) and name.lower() in self._keys
 
     def __iter__(self) -> Iterator[str]:
-        return (name for name, _ in self._index.values())
+        # A name in the spelling of its first line.
+        first: dict[str, str] = {}
+        for key, (name, _) in zip(self._keys, self._raw, strict=True):
+            first.setdefault(key, name)
+        return iter(first.values())
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(set(self._keys))
 
     def _key(self) -> tuple[tuple[str, str], ...]:
-        return tuple((name.lower(), value) for name, value in self._raw)
+        lines = zip(self._keys, self._raw, strict=True)
+        return tuple((key, value) for key, (_, value) in lines)
 
     def __eq__(self, other: object) -> bool:
         return self._key() == other._key() if isinstance(other, Headers) else NotImplemented

@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import io
 from collections import deque
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = ["Inbox", "size_of"]
 
@@ -50,7 +53,8 @@ def _content(store: _Store) -> str | bytes:
 
 class Inbox:
     def __init__(self, max_messages: int | None, max_bytes: int) -> None:
-        self.messages: deque[str | bytes] = deque()
+        # A deque as soon as there was a message: an empty one is 700 bytes for who may never get any.
+        self.messages: Sequence[str | bytes] = ()
         self.waiting_bytes: int = 0  # of messages, and of a piece
         self.partial_bytes: int = 0
         self.streaming: bool = False
@@ -88,6 +92,10 @@ class Inbox:
         """Whether a reader has something to take, be it the end of the streamed message."""
         return bool(self.messages) or self._piece is not None or self.streamed_to_end
 
+    def has_message(self) -> bool:
+        """Whether there is a complete message."""
+        return bool(self.messages)
+
     @property
     def takes_whole(self) -> bool:
         """Whether the next message may come by `add_whole`."""
@@ -95,8 +103,15 @@ class Inbox:
 
     def add_whole(self, messages: list[str | bytes], size: int) -> None:
         """Keep messages that are complete, of so many bytes together."""
-        self.messages.extend(messages)
+        self._queue().extend(messages)
         self.waiting_bytes += size
+
+    def _queue(self) -> deque[str | bytes]:
+        queue = self.messages
+        if isinstance(queue, deque):
+            return queue
+        self.messages = queue = deque()
+        return queue
 
     def add(self, data: str | bytes, *, finished: bool) -> None:
         """Keep what was received of a message; `finished` says that it ends here."""
@@ -114,7 +129,7 @@ class Inbox:
             self.partial_bytes += size_of(data)
             self._partial = _grown(self._partial, data)
             if finished:
-                self.messages.append(self._take_partial())
+                self._queue().append(self._take_partial())
 
     def _take_partial(self) -> str | bytes:
         partial, self._partial = self._partial, None
@@ -131,7 +146,7 @@ class Inbox:
 
     def take(self) -> str | bytes:
         """Take the first message; there must be one."""
-        message = self.messages.popleft()
+        message = self._queue().popleft()
         self.waiting_bytes -= size_of(message)
         return message
 
@@ -188,7 +203,7 @@ class Inbox:
             size = self._piece_bytes
             piece = self.take_piece()
             if self._piece_was_last:
-                self.messages.appendleft(piece)
+                self._queue().appendleft(piece)
                 self.waiting_bytes += size
             else:
                 self._partial = piece
@@ -205,4 +220,4 @@ class Inbox:
         self._piece_was_last = self.streamed_to_end
         self._partial = self._piece = None
         self.partial_bytes = self._piece_bytes = self.waiting_bytes = 0
-        self.messages.clear()
+        self.messages = ()

@@ -99,10 +99,7 @@ class Protocol:
         self.in_message: bool = False  # a message of ours is begun and not ended
         self._config = config
         self._deflate = deflate
-        self._engine = Connection(
-            ConnectionType.CLIENT if role is Role.CLIENT else ConnectionType.SERVER,
-            [] if deflate is None else [deflate],
-        )
+        self._made_engine: Connection | None = None
         self._replies: list[tuple[type[Event], bytes]] = []
         self.engine_frames: int = 0  # that went past the fast lane
         self._lane = FastLane(role, config, deflate) if LANE else None
@@ -119,6 +116,16 @@ class Protocol:
         self._fragments = 0
         self._message_bytes = 0
         self._compressed = False
+
+    @property
+    def _engine(self) -> Connection:
+        """wsproto's connection, made for the first frame that the lane does not take."""
+        if self._made_engine is None:
+            self._made_engine = Connection(
+                ConnectionType.CLIENT if self.role is Role.CLIENT else ConnectionType.SERVER,
+                [] if self._deflate is None else [self._deflate],
+            )
+        return self._made_engine
 
     # --- What it is like ---
 
@@ -481,8 +488,8 @@ class Protocol:
             self._deflate.drop_contexts()
 
     def _end_parser(self) -> None:
-        if self._passing > _MAX_FILLER:
-            return  # a collection will find it
+        if self._made_engine is None or self._passing > _MAX_FILLER:
+            return  # there is none, or a collection will find it
         # Within a frame it would take anything for payload, so that has to be over first.
         while self._passing:
             size = min(self._passing, CHUNK_BYTES)

@@ -27,12 +27,10 @@ import math
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from anyio import Event
-
 from .._close import Role
 from .._config import CHUNK_BYTES, IDLE_AFTER, LAST_ATTEMPT, LINGER
 from .._protocol.protocol import Half
-from .base import Transport
+from .base import LateEvent, Transport
 from .errors import forget_frames
 
 if TYPE_CHECKING:
@@ -54,11 +52,45 @@ _PIECE = 2 * CHUNK_BYTES
 
 
 class AsyncioTransport(Transport, asyncio.Protocol):
+    # There is one for every connection, and a dictionary of that many names takes 1.5 KB.
+    __slots__ = (
+        "__weakref__",
+        "_close_timeout",
+        "_congested",
+        "_corked",
+        "_corked_bytes",
+        "_drains",
+        "_eof",
+        "_hurry",
+        "_is_ending",
+        "_is_lost",
+        "_judge_at",
+        "_late_close",
+        "_linger_until",
+        "_link",
+        "_liveness",
+        "_loop",
+        "_parse_at",
+        "_paused",
+        "_pending",
+        "_pending_bytes",
+        "_receives",
+        "_receives_seen",
+        "_senders",
+        "_sink",
+        "_stalled_bytes",
+        "_stalled_since",
+        "_then",
+        "_timer",
+        "_timer_at",
+        "_waiter",
+        "_write_timeout",
+    )
     needs_task_group = False
 
     def __init__(self, link: Link, protocol: Protocol, config: Config, liveness: Liveness) -> None:
         self.protocol = protocol
-        self.closed = Event()
+        self.closed = LateEvent()
         self._link = link
         self._loop = asyncio.get_running_loop()
         self._liveness = liveness
@@ -75,11 +107,11 @@ class AsyncioTransport(Transport, asyncio.Protocol):
         self._parse_at = math.inf  # when what is left unparsed is, if nobody receives
         # Writing.
         self._congested = False
-        self._senders: deque[asyncio.Future[None]] = deque()
+        self._senders: deque[asyncio.Future[None]] | None = None  # of who waits for their turn
         self._drains: list[asyncio.Future[bool]] = []  # of who waits in `_drain`
         self._corked: list[bytes] = []
         self._corked_bytes = 0
-        self._pending: deque[bytes | memoryview] = deque()  # behind what the sink has
+        self._pending: deque[bytes | memoryview] | None = None  # behind what the sink has
         self._pending_bytes = 0
         self._stalled_since = 0.0
         self._stalled_bytes = 0
@@ -266,7 +298,7 @@ class AsyncioTransport(Transport, asyncio.Protocol):
         self._liveness.end()
         for callback in self._on_ending:
             callback()
-        for turn in self._senders:
+        for turn in self._senders or ():
             if not turn.done():
                 turn.set_result(None)
         self._flush()
@@ -314,6 +346,8 @@ class AsyncioTransport(Transport, asyncio.Protocol):
     # --- Writing ---
 
     async def _wait_for_turn(self) -> None:
+        if self._senders is None:
+            self._senders = deque()
         turn = self._loop.create_future()
         self._senders.append(turn)
         try:
@@ -363,6 +397,8 @@ class AsyncioTransport(Transport, asyncio.Protocol):
     # A transport of the loop's copies what it cannot write at once, and one with TLS tells of a
     # blocked write only with the next one. So it gets a large frame in pieces.
     def _put_in_line(self, frame: bytes) -> None:
+        if self._pending is None:
+            self._pending = deque()
         self._pending.append(frame)
         self._pending_bytes += len(frame)
         self._write_pending()
@@ -380,7 +416,7 @@ class AsyncioTransport(Transport, asyncio.Protocol):
 
     def _drop_unwritten(self) -> None:
         self._corked.clear()
-        self._pending.clear()
+        self._pending = None
         self._pending_bytes = 0
         self._then = None
 

@@ -13,17 +13,43 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 from typing import Protocol as Interface
 
-from anyio import current_time
+from anyio import Event, current_time
+from anyio.lowlevel import checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from anyio import Event
     from anyio.abc import TaskGroup
 
     from .._protocol.protocol import Protocol
 
-__all__ = ["Liveness", "Transport"]
+__all__ = ["LateEvent", "Liveness", "Transport"]
+
+
+class LateEvent:
+    """An event that costs next to nothing until somebody waits for it."""
+
+    __slots__ = ("_event", "_is_set")
+
+    def __init__(self) -> None:
+        self._event: Event | None = None
+        self._is_set = False
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def set(self) -> None:
+        self._is_set = True
+        if self._event is not None:
+            self._event.set()
+
+    async def wait(self) -> None:
+        if self._is_set:
+            await checkpoint()
+            return
+        if self._event is None:
+            self._event = Event()
+        await self._event.wait()
 
 
 class Liveness(Interface):
@@ -41,9 +67,11 @@ class Liveness(Interface):
 
 
 class Transport(ABC):
+    __slots__ = ("_close_deadline", "_on_ending", "_readers_wanted", "closed", "protocol")
+
     protocol: Protocol
     # Set when the stream is closed and nothing of the transport's is left but to return.
-    closed: Event
+    closed: LateEvent
     _on_ending: list[Callable[[], object]]
     _readers_wanted: int
     _close_deadline: float

@@ -10,7 +10,6 @@ The loop does TLS: its transports look the same with it.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
 from anyio import (
@@ -24,6 +23,7 @@ from anyio.lowlevel import checkpoint
 from anyio.streams.tls import TLSAttribute
 
 from .._config import CHUNK_BYTES, LINGER
+from .base import LateEvent
 
 if TYPE_CHECKING:
     import socket
@@ -40,15 +40,14 @@ class Link(asyncio.Protocol, SocketStream):
         self._socket = sock
         self._sink: asyncio.Transport
         self._ssl_object: ssl.SSLObject | None = None
-        self._chunks: deque[bytes] = deque()
+        self._chunks: list[bytes] = []
         self._buffered = 0
         self._eof = False
         self._closed = False
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._writable = asyncio.Event()
-        self._writable.set()
-        self._lost = asyncio.Event()
+        self._blocked: LateEvent | None = None  # while the system takes no more
+        self._lost = LateEvent()
         self._successor: asyncio.Protocol | None = None
 
     @classmethod
@@ -102,17 +101,19 @@ class Link(asyncio.Protocol, SocketStream):
         self._eof = True
         self._error = exc
         self._lost.set()
-        self._writable.set()
+        self.resume_writing()
         self._wake()
         if self._successor is not None:
             # It was on its way already when the other protocol took over.
             self._successor.connection_lost(exc)
 
     def pause_writing(self) -> None:
-        self._writable.clear()
+        self._blocked = LateEvent()
 
     def resume_writing(self) -> None:
-        self._writable.set()
+        if self._blocked is not None:
+            self._blocked.set()
+            self._blocked = None
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -136,9 +137,10 @@ class Link(asyncio.Protocol, SocketStream):
                 await self._waiter
             finally:
                 self._waiter = None
-        chunk = self._chunks.popleft()
+        # The loop brings a few chunks at most before reading pauses.
+        chunk = self._chunks.pop(0)
         if len(chunk) > max_bytes:
-            self._chunks.appendleft(chunk[max_bytes:])
+            self._chunks.insert(0, chunk[max_bytes:])
             chunk = chunk[:max_bytes]
         if self._buffered > CHUNK_BYTES >= self._buffered - len(chunk) and not self._closed:
             self._sink.resume_reading()
@@ -153,7 +155,8 @@ class Link(asyncio.Protocol, SocketStream):
         if self._lost.is_set():
             raise BrokenResourceError from self._error
         self._sink.write(item)
-        await self._writable.wait()
+        if self._blocked is not None:
+            await self._blocked.wait()
 
     async def send_eof(self) -> None:
         if not self._sink.can_write_eof():

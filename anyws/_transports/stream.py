@@ -32,7 +32,7 @@ from anyio.lowlevel import checkpoint
 from anyio.streams.tls import TLSStream
 
 from .._config import CHUNK_BYTES, IDLE_AFTER, LAST_ATTEMPT
-from .base import Transport
+from .base import LateEvent, Transport
 from .errors import forget_frames, note_failure
 from .writer import Writer
 
@@ -80,7 +80,7 @@ class StreamTransport(Transport):
         direct: DirectSocket | None = None,
     ) -> None:
         self.protocol = protocol
-        self.closed = Event()
+        self.closed = LateEvent()
         self._stream = stream
         self._liveness = liveness
         self._write_timeout = config.write_timeout

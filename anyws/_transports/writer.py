@@ -26,6 +26,7 @@ from anyio import CancelScope, Event, current_time, move_on_after
 from .._close import Role
 from .._config import CHUNK_BYTES, LINGER
 from .._protocol.protocol import Half
+from .base import LateEvent
 from .errors import forget_frames, note_failure
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Writer:
         self.is_long = False  # the write in progress has gone on for a while
         self._hurry: str | None = None  # why nothing is waited for any more
         self.wants_eof = False  # nothing is left to write, and the peer is to end its half
-        self.eof = Event()  # set by the transport: nothing will be read any more
+        self.eof = LateEvent()  # set by the transport: nothing will be read any more
         self.ended = False  # the stream is closed
         self._stream = stream
         self._direct = direct
@@ -92,13 +93,13 @@ class Writer:
         self._on_cork = on_cork
         self._on_write = on_write
         self._on_change = on_change
-        self._queue: deque[_Outgoing] = deque()
+        self._queue: deque[_Outgoing] | None = None  # made by the first who waits
         self._batch: list[_Outgoing] = []  # in the write in progress
         self._work: Event | None = None  # while there is nothing to write
         self._reads_during_write = 0
         self._running = False
         self._is_cut = False
-        self._scope = CancelScope(shield=True)
+        self._scope: CancelScope | None = None  # while the task runs
         self._corked: list[bytes] = []
         self._corked_bytes = 0
         self._rest: memoryview | None = None  # of a direct write, for the task to go on with
@@ -113,13 +114,15 @@ class Writer:
             self._batch = [outgoing]
         else:
             outgoing = _Outgoing(data, finished, compress)
+            if self._queue is None:
+                self._queue = deque()
             self._queue.append(outgoing)
             self.wake()
         try:
             await outgoing.done.wait()
         except BaseException:
             # Not there any more: the writer has it, and finishes it without us.
-            if outgoing in self._queue:
+            if self._queue is not None and outgoing in self._queue:
                 self._queue.remove(outgoing)
             raise
         if not outgoing.written:
@@ -137,9 +140,9 @@ class Writer:
     def cut(self) -> None:
         """Close the stream by force, whatever is still to be written."""
         self._is_cut = True
-        if self._direct is None or self._running:
+        if self._scope is not None:
             self._scope.cancel()
-        else:
+        elif self._direct is not None:
             self._start()
 
     def _start(self) -> None:
@@ -179,6 +182,7 @@ class Writer:
             _logger.error("anyws failed while writing to a connection", exc_info=error)
         finally:
             self._running = False
+            self._scope = None
             if is_over or scope.cancel_called:
                 await self._end()
 
@@ -192,14 +196,14 @@ class Writer:
             with CancelScope(shield=True):
                 await self._quietly(self._close_by_force())
         finally:
-            self._refuse([*self._batch, *self._queue])
+            self._refuse_all()
 
     def drop(self) -> None:
         """End without the task: the stream is closed."""
         self.ended = True
         if not self._protocol.finished:
             self._protocol.abort("there was no task to serve the connection")
-        self._refuse([*self._batch, *self._queue])
+        self._refuse_all()
 
     def detach(self) -> None:
         """Let go of the transport, which refers to us: no cycle is left behind."""
@@ -291,14 +295,18 @@ class Writer:
             frames.append(frame)
             size += len(frame)
         if not protocol.sendable:
-            self._refuse(self._queue)
-            self._queue.clear()
+            self._refuse_queue()
         return frames
 
-    @staticmethod
-    def _refuse(queue: list[_Outgoing] | deque[_Outgoing]) -> None:
-        for outgoing in queue:
+    def _refuse_queue(self) -> None:
+        for outgoing in self._queue or ():
             outgoing.done.set()
+        self._queue = None
+
+    def _refuse_all(self) -> None:
+        for outgoing in self._batch:
+            outgoing.done.set()
+        self._refuse_queue()
 
     async def _write_out(self, frames: list[bytes | memoryview]) -> bool:
         """Write a batch; tell whether the stream took it."""
