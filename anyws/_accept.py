@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from anyio import (
     BrokenResourceError,
     CancelScope,
     EndOfStream,
+    current_time,
     get_cancelled_exc_class,
     move_on_after,
 )
@@ -114,11 +116,11 @@ class Policy:
             _logger.exception("on_request failed for %r; the client gets 500", request)
             return text_response(500, "internal server error\n")
 
-    async def answer_to_bad(self, error: BadRequest, address: object) -> Response:
+    async def answer_to_bad(self, error: BadRequest) -> Response:
         """Return the answer to a request that is wrong, or for something else than a WebSocket."""
         answer = None
         if error.request is not None:
-            answer = await self._ask(replace(error.request, remote_address=address))
+            answer = await self._ask(error.request)
         return answer or error.response
 
 
@@ -180,20 +182,22 @@ async def accept(
 ) -> Connection:
     """Do the opening handshake, TLS included, and return the connection, to be entered.
 
-    Whoever cancels `scope` refuses the client with 503. On any failure the client is told, where
-    there is a way to, the stream is closed, and what went wrong is raised.
+    Whoever cancels `scope`, having taken its deadline away, refuses the client with 503. On any
+    failure the client is told, where there is a way to, the stream is closed, and what went wrong
+    is raised.
     """
     timeout = config.handshake_timeout
     scope = scope if scope is not None else CancelScope()
-    handshake = ServerHandshake(config.compression)
-    stream: ByteStream | None = None
+    scope.deadline = current_time() + timeout if timeout is not None else math.inf
     address, peer = peer_of(accepted)
-    refused = _Refused(text_response(503, "the server is closing\n"))
+    handshake = ServerHandshake(config.compression, address)
+    stream: ByteStream | None = None
+    refused: _Refused | None = None
     try:
-        with move_on_after(timeout) as timer, scope:
+        with scope:
             stream = await accepted.open(ssl_context)
             try:
-                await _answer(stream, handshake, policy, address)
+                await _answer(stream, handshake, policy)
             except _Refused as error:
                 refused = error
             else:
@@ -204,7 +208,7 @@ async def accept(
                     stream,
                     config,
                     Handshake(
-                        replace(handshake.request, remote_address=address),
+                        handshake.request,
                         handshake.response,
                         subprotocol=handshake.subprotocol,
                         peer=peer,
@@ -212,8 +216,9 @@ async def accept(
                     negotiated=handshake.deflate,
                     trailing_data=handshake.trailing_data,
                 )
-        if timer.cancelled_caught:
+        if refused is None and current_time() >= scope.deadline:
             raise HandshakeTimeout(f"the opening handshake was not over after {timeout:g} s")
+        refused = refused or _Refused(text_response(503, "the server is closing\n"))
         # Outside the scope: a client is refused once, whatever else ends meanwhile.
         if stream is not None:
             await _refuse(stream, handshake, refused.response)
@@ -231,9 +236,7 @@ class _Refused(Exception):
         self.error = error if error is not None else HandshakeRejected(response)
 
 
-async def _answer(
-    stream: ByteStream, handshake: ServerHandshake, policy: Policy, address: object
-) -> None:
+async def _answer(stream: ByteStream, handshake: ServerHandshake, policy: Policy) -> None:
     """Read the request and answer it with 101, or raise `_Refused`."""
     try:
         request = None
@@ -244,9 +247,9 @@ async def _answer(
     except BrokenResourceError as cause:
         raise HandshakeInvalid("the client was lost during the opening handshake") from cause
     except BadRequest as bad:
-        response = await policy.answer_to_bad(bad, address)
+        response = await policy.answer_to_bad(bad)
         raise _Refused(response, HandshakeInvalid(f"the client was refused: {bad}")) from None
-    refusal, subprotocol = await policy.judge(replace(request, remote_address=address))
+    refusal, subprotocol = await policy.judge(request)
     if refusal is not None:
         raise _Refused(refusal)
     await stream.send(handshake.accept(subprotocol, policy.headers.raw))

@@ -202,7 +202,7 @@ class _ClientOpening(Opening):
         self._arguments = arguments
         self._config = as_config(config)
         # Errors in the arguments are the caller's, and raised where the caller stands.
-        self._arguments.handshake(self.url, self._config)
+        self._first: ClientHandshake | None = self._arguments.handshake(self.url, self._config)
 
     async def run(
         self,
@@ -220,7 +220,8 @@ class _ClientOpening(Opening):
     async def connect(self) -> Connection:
         timeout = self._config.handshake_timeout
         # Fresh for each: its key, and the order of what was received.
-        handshake = self._arguments.handshake(self.url, self._config)
+        handshake = self._first or self._arguments.handshake(self.url, self._config)
+        self._first = None
         with move_on_after(timeout):
             stream = await self._source.open()
             try:

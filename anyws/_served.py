@@ -9,6 +9,7 @@ cancels the handler and cuts the stream.
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,8 @@ class Served:
     def refuse(self) -> None:
         """Answer with 503 where the opening handshake is not over."""
         if self._handshake is not None:
+            # It is no timeout.
+            self._handshake.deadline = math.inf
             self._handshake.cancel()
 
     def send_away(self, seconds: float | None) -> None:

@@ -433,96 +433,6 @@ failed:
     return NULL;
 }
 
-/* A reference of its own to an item, or NULL behind the last. */
-static PyObject *
-item_of(PyObject *list, Py_ssize_t index)
-{
-#if PY_VERSION_HEX >= 0x030D0000
-    PyObject *item = PyList_GetItemRef(list, index);
-
-    if (item == NULL) {
-        PyErr_Clear();
-    }
-    return item;
-#else
-    return index < PyList_GET_SIZE(list) ? Py_NewRef(PyList_GET_ITEM(list, index)) : NULL;
-#endif
-}
-
-/* Fill `to` from the chunks, `start` bytes on. */
-static int
-gather(unsigned char *to, Py_ssize_t size, PyObject *chunks, Py_ssize_t start,
-       const unsigned char *key)
-{
-    Py_ssize_t done = 0;
-    PyObject *item;
-
-    for (Py_ssize_t index = 0; done < size; index++) {
-        Source chunk;
-
-        item = item_of(chunks, index);
-        if (item == NULL) {
-            PyErr_SetString(PyExc_ValueError, "the chunks are too short");
-            return -1;
-        }
-        if (acquire(item, &chunk) < 0) {
-            Py_DECREF(item);
-            return -1;
-        }
-        if (start >= chunk.size) {
-            start -= chunk.size;
-        }
-        else {
-            Py_ssize_t piece = Py_MIN(chunk.size - start, size - done);
-
-            if (key == NULL) {
-                memcpy(to + done, chunk.bytes + start, (size_t)piece);
-            }
-            else {
-                xor_into(to + done, chunk.bytes + start, piece, widen(key, done % KEY_BYTES));
-            }
-            done += piece;
-            start = 0;
-        }
-        release(&chunk);
-        Py_DECREF(item);
-    }
-    return 0;
-}
-
-static PyObject *
-join(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
-{
-    unsigned char key[KEY_BYTES];
-    uint64_t wide = 0;
-    int present;
-    Py_ssize_t start, size;
-    PyObject *result;
-
-    if (check_count("join", count, 4) < 0 || read_size(args[1], &start) < 0
-        || read_size(args[2], &size) < 0 || read_key(args[3], &wide, key, &present) < 0) {
-        return NULL;
-    }
-    if (!PyList_Check(args[0])) {
-        PyErr_SetString(PyExc_TypeError, "join() needs a list");
-        return NULL;
-    }
-    if (start < 0 || size < 0) {
-        PyErr_SetString(PyExc_ValueError, "the start or the size is negative");
-        return NULL;
-    }
-    result = PyBytes_FromStringAndSize(NULL, size);
-    if (result == NULL) {
-        return NULL;
-    }
-    if (gather((unsigned char *)PyBytes_AS_STRING(result), size, args[0], start,
-               present ? key : NULL) < 0) {
-        Py_DECREF(result);
-        return NULL;
-    }
-    return result;
-}
-
 /* --- Building --- */
 
 /* Returns the size of the head, the key included. */
@@ -604,7 +514,6 @@ static PyMethodDef functions[] = {
     FUNCTION(read_frames, "(data, start, masked, limit, compressed_limit, max_messages,"
                           " max_bytes, /)"),
     FUNCTION(build_frame, "(first, payload, key, /)"),
-    FUNCTION(join, "(chunks, start, size, key, /)"),
     {NULL, NULL, 0, NULL},
 };
 

@@ -196,15 +196,16 @@ class WebSocket(ObjectStream[str | bytes]):
 
     async def _wait_for(self, ready: Callable[[], object]) -> None:
         """Return when `ready` says so; check for cancellation, and yield now and then."""
+        transport = self._transport
+        protocol = self._protocol
         self._receives_in_turn += 1
         if self._receives_in_turn >= MAX_RECEIVES_PER_TURN:
             # Messages that are here already must not keep other tasks from running.
             self._receives_in_turn = 0
             await checkpoint()
         else:
+            # Also before a wait: on asyncio, one may be over before the cancellation is there.
             await checkpoint_if_cancelled()
-        transport = self._transport
-        protocol = self._protocol
         while not ready():
             if not protocol.receivable:
                 await self._raise_closed(receiving=True)
@@ -346,7 +347,8 @@ class WebSocket(ObjectStream[str | bytes]):
 
     async def _send(self, data: str | bytes, compress: bool | None) -> None:
         await checkpoint_if_cancelled()
-        await self._wait_for_turn()
+        if self._fragmented is not None or not self._protocol.sendable:
+            await self._wait_for_turn()
         await self._write(data, finished=True, compress=compress)
 
     async def _write(self, data: str | bytes, *, finished: bool, compress: bool | None) -> None:

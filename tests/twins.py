@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from anyws._protocol.codec import pure_build_frame, pure_join, pure_read_frames
+from anyws._protocol.codec import pure_build_frame, pure_read_frames
 from anyws._protocol.masking import pure_mask
 
 if TYPE_CHECKING:
@@ -29,10 +29,9 @@ class Functions(NamedTuple):
     mask: Callable[..., Any]
     read_frames: Callable[..., Any]
     build_frame: Callable[..., Any]
-    join: Callable[..., Any]
 
 
-PURE = Functions(pure_mask, pure_read_frames, pure_build_frame, pure_join)
+PURE = Functions(pure_mask, pure_read_frames, pure_build_frame)
 
 
 def functions(twin: str) -> Functions:
@@ -43,4 +42,4 @@ def functions(twin: str) -> Functions:
         pytest.fail("anyws._speedups is not there, and ANYWS_REQUIRE_SPEEDUPS wants it")
     if not BUILT:
         pytest.skip("anyws._speedups was not built: there are no C functions to test")
-    return Functions(_speedups.mask, _speedups.read_frames, _speedups.build_frame, _speedups.join)
+    return Functions(_speedups.mask, _speedups.read_frames, _speedups.build_frame)

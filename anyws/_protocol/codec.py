@@ -24,9 +24,7 @@ __all__ = [
     "COMPILED",
     "Whole",
     "build_frame",
-    "join",
     "pure_build_frame",
-    "pure_join",
     "pure_read_frames",
     "read_frames",
 ]
@@ -131,18 +129,6 @@ def pure_build_frame(first: int, payload: bytes, key: bytes | None, /) -> bytes:
     return b"".join((head, key, pure_mask(payload, key)))
 
 
-def pure_join(
-    chunks: list[bytes | bytearray], start: int, size: int, key: bytes | None, /
-) -> bytes:
-    """Return `size` bytes from `start` of what the chunks are together, the mask taken off."""
-    if start < 0 or size < 0:
-        raise ValueError("the start or the size is negative")
-    joined = b"".join(chunks)[start : start + size]
-    if len(joined) < size:
-        raise ValueError("the chunks are too short")
-    return joined if key is None else pure_mask(joined, key)
-
-
 read_frames: Callable[
     [bytes | bytearray, int, bool, int, int, int, int], tuple[list[Whole], int, int]
 ]
@@ -150,6 +136,3 @@ read_frames = pure_read_frames if speedups is None else speedups.read_frames
 
 build_frame: Callable[[int, bytes, bytes | None], bytes]
 build_frame = pure_build_frame if speedups is None else speedups.build_frame
-
-join: Callable[[list[bytes | bytearray], int, int, bytes | None], bytes]
-join = pure_join if speedups is None else speedups.join

@@ -84,15 +84,19 @@ class ServerHandshake:
 
     Feed it with `receive_data` until that returns the request; then send what `accept` or
     `reject` returns. After `reject` nothing that the peer sends is to be parsed: close.
+
+    address:
+        Of the peer, for the request to tell.
     """
 
-    def __init__(self, compression: Deflate | None) -> None:
+    def __init__(self, compression: Deflate | None, address: object = None) -> None:
         self.request: Request | None = None
         self.response: Response | None = None  # the 101, once there is one
         self.subprotocol: str | None = None
         self.deflate: Negotiated | None = None
         self.trailing_data = b""
         self._compression = compression
+        self._address = address
         self._http = h11.Connection(h11.SERVER, MAX_HEAD_BYTES)
         self._head = HeadReader()
         self._method = ""
@@ -135,6 +139,7 @@ class ServerHandshake:
             self._method,
             event.target.decode("ascii"),
             Headers.decode(event.headers.raw_items()),
+            self._address,
         )
         _check_host(request)
         try:
@@ -179,14 +184,10 @@ class ServerHandshake:
                 value, self.deflate = accepted
                 answer.append(("Sec-WebSocket-Extensions", value))
         self.subprotocol = subprotocol
-        self.response = Response(101, Headers((*answer, *extra.raw)))
-        return self._http.send(
-            h11.InformationalResponse(
-                status_code=101,
-                reason=reason_phrase(101),
-                headers=self.response.headers.encode(),
-            )
-        )
+        headers = Headers.of_checked((*answer, *extra.raw))
+        self.response = Response(101, headers)
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.raw])
+        return f"HTTP/1.1 101 {reason_phrase(101)}\r\n{lines}\r\n".encode("latin-1")
 
     def reject(self, response: Response) -> bytes:
         """Return this response as the last bytes of the connection, whatever came before.
@@ -257,7 +258,10 @@ def _check_body(request: Request) -> None:
 
 
 def _check_upgrade(request: Request) -> None:
-    protocols = split_list(request.headers.get("Upgrade", ""))
+    value = request.headers.get("Upgrade", "")
+    if value.lower() == "websocket":
+        return
+    protocols = split_list(value)
     if not all(is_token(part) for protocol in protocols for part in protocol.split("/", 1)):
         raise BadRequest("the Upgrade header is malformed")
     if "websocket" not in (protocol.lower() for protocol in protocols):
@@ -269,8 +273,11 @@ def _check_upgrade(request: Request) -> None:
 
 
 def _check_connection(request: Request) -> None:
+    value = request.headers.get("Connection", "")
+    if value.lower() == "upgrade":
+        return
     try:
-        options = parse_tokens(request.headers.get("Connection", ""))
+        options = parse_tokens(value)
     except ValueError as error:
         raise BadRequest(f"the Connection header is malformed: {error}") from None
     if "upgrade" not in (option.lower() for option in options):

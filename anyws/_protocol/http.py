@@ -78,9 +78,10 @@ class Headers(Mapping[str, str]):
     what is not a ``str``. Both are the caller's doing, and neither shows the value. Immutable.
     """
 
-    __slots__ = ("_keys", "_raw")
+    __slots__ = ("_is_fit", "_keys", "_raw")
 
     def __init__(self, headers: HeadersLike = ()) -> None:
+        self._is_fit: bool = True  # to be sent: they were checked
         self._set(_checked(headers))
 
     def _set(self, pairs: Iterable[tuple[str, str]]) -> None:
@@ -90,8 +91,19 @@ class Headers(Mapping[str, str]):
     @classmethod
     def decode(cls, pairs: Iterable[tuple[bytes, bytes]]) -> Headers:
         """Return the headers that a peer sent, as h11 gave them. Any byte is a character."""
-        headers = cls()
-        headers._set((name.decode("latin-1"), value.decode("latin-1")) for name, value in pairs)
+        lines = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in pairs]
+        return cls._of(lines, is_fit=False)
+
+    @classmethod
+    def of_checked(cls, pairs: Iterable[tuple[str, str]]) -> Headers:
+        """Return headers with these lines, which were checked or are ours."""
+        return cls._of(pairs, is_fit=True)
+
+    @classmethod
+    def _of(cls, pairs: Iterable[tuple[str, str]], *, is_fit: bool) -> Headers:
+        headers = cls.__new__(cls)
+        headers._is_fit = is_fit
+        headers._set(pairs)
         return headers
 
     def encode(self) -> list[tuple[bytes, bytes]]:
@@ -147,6 +159,8 @@ class Headers(Mapping[str, str]):
 
 def make_headers(headers: HeadersLike | None) -> Headers:
     """Return the headers that a caller of ours gave, checked; ``None`` is none."""
+    if isinstance(headers, Headers) and headers._is_fit:
+        return headers
     return Headers(() if headers is None else headers)
 
 

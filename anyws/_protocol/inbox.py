@@ -103,7 +103,11 @@ class Inbox:
 
     def add_whole(self, messages: list[str | bytes], size: int) -> None:
         """Keep messages that are complete, of so many bytes together."""
-        self._queue().extend(messages)
+        queue = self.messages
+        if isinstance(queue, deque):
+            queue.extend(messages)
+        else:
+            self.messages = deque(messages)
         self.waiting_bytes += size
 
     def _queue(self) -> deque[str | bytes]:
@@ -146,7 +150,8 @@ class Inbox:
 
     def take(self) -> str | bytes:
         """Take the first message; there must be one."""
-        message = self._queue().popleft()
+        queue = self._queue()
+        message = queue.popleft()
         self.waiting_bytes -= size_of(message)
         return message
 

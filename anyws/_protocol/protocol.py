@@ -180,14 +180,14 @@ class Protocol:
 
     # --- Reading ---
 
-    def receive_data(self, data: bytes) -> None:
-        """Keep a chunk for `parse`; after the end it is dropped."""
+    def receive_data(self, data: bytes | memoryview) -> None:
+        """Keep a copy of a chunk for `parse`; after the end it is dropped."""
         if self.theirs is not Half.OPEN:
             return
         self._out_of_turn = True
         if self._start == len(self._buffer):
-            # Most often a chunk is whole messages: then nothing is copied.
-            self._buffer = data
+            # Most often a chunk is whole messages: then `bytes` are taken as they are.
+            self._buffer = bytes(data)
             self._start = 0
         else:
             if isinstance(self._buffer, bytes):
@@ -227,7 +227,7 @@ class Protocol:
                     self._end_of_stream()
                 return
             frames -= taken
-            if one_message and self.inbox.available:
+            if not self._buffer or (one_message and self.inbox.available):
                 break
             if unparsed - self.unparsed_bytes >= CHUNK_BYTES:
                 break
@@ -247,10 +247,11 @@ class Protocol:
         self._head = None
         self._fragments = self._message_bytes = 0
         self._consume(end - start)
-        try:
-            lane.inflate(self.inbox)
-        except WrongMessageError as error:
-            self._fail_on_violation(error.code, str(error))
+        if lane.has_compressed:
+            try:
+                lane.inflate(self.inbox)
+            except WrongMessageError as error:
+                self._fail_on_violation(error.code, str(error))
         return lane.messages - before
 
     def _is_lane_open(self) -> bool:

@@ -32,6 +32,7 @@ from .._config import CHUNK_BYTES, IDLE_AFTER, LAST_ATTEMPT, LINGER
 from .._protocol.protocol import Half
 from .base import LateEvent, Transport
 from .errors import forget_frames
+from .link import BufferedProtocol, leave
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -51,7 +52,7 @@ _LOOKS = 8
 _PIECE = 2 * CHUNK_BYTES
 
 
-class AsyncioTransport(Transport, asyncio.Protocol):
+class AsyncioTransport(Transport, BufferedProtocol):
     # There is one for every connection, and a dictionary of that many names takes 1.5 KB.
     __slots__ = (
         "__weakref__",
@@ -210,7 +211,7 @@ class AsyncioTransport(Transport, asyncio.Protocol):
 
     # --- What the loop calls ---
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: memoryview) -> None:
         self._liveness.heard(self._loop.time())
         self.protocol.receive_data(data)
         self._parse()
@@ -231,6 +232,7 @@ class AsyncioTransport(Transport, asyncio.Protocol):
         if exc is not None:
             forget_frames(exc)
         self._link.let_go()
+        leave(self._sink)
         self._eof = self._is_lost = self._is_ending = True
         if self._timer is not None:
             self._timer.cancel()
@@ -287,7 +289,12 @@ class AsyncioTransport(Transport, asyncio.Protocol):
         if (
             waiter is not None
             and not waiter.done()
-            and (protocol.inbox.available or not protocol.receivable or self._eof)
+            and (
+                protocol.inbox.messages
+                or protocol.inbox.available
+                or not protocol.receivable
+                or self._eof
+            )
         ):
             waiter.set_result(None)
 

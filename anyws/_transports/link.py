@@ -10,6 +10,7 @@ The loop does TLS: its transports look the same with it.
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import TYPE_CHECKING, Any, cast
 
 from anyio import (
@@ -19,7 +20,7 @@ from anyio import (
     EndOfStream,
 )
 from anyio.abc import SocketStream
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 from anyio.streams.tls import TLSAttribute
 
 from .._config import CHUNK_BYTES, LINGER
@@ -30,10 +31,59 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Mapping
 
-__all__ = ["Link"]
+__all__ = ["BufferedProtocol", "Link", "leave"]
+
+# What is read at once, at most.
+_READ_BYTES = 4 * CHUNK_BYTES
 
 
-class Link(asyncio.Protocol, SocketStream):
+class _ReadBuffer(threading.local):
+    """What the loop of this thread reads into, whatever the connection: it is emptied at once.
+
+    The loop would make a new one of this size for each read, which is what reading costs then.
+    """
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(_READ_BYTES))
+
+
+_read_buffer = _ReadBuffer()
+
+
+class BufferedProtocol(asyncio.BufferedProtocol):
+    """A protocol that reads into the buffer of its thread."""
+
+    __slots__ = ()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _read_buffer.view
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(_read_buffer.view[:nbytes])
+
+    def data_received(self, data: memoryview) -> None:
+        """Take what was received, which is gone after this call."""
+        raise NotImplementedError
+
+
+class _Nobody(BufferedProtocol):
+    """Takes the place of a protocol that has lost its connection."""
+
+    __slots__ = ()
+
+
+_nobody = _Nobody()
+
+
+def leave(sink: asyncio.Transport) -> None:
+    """Have a transport of the loop's, whose connection is lost, forget its protocol.
+
+    One with TLS would keep bound methods of it, and so a cycle.
+    """
+    sink.set_protocol(_nobody)
+
+
+class Link(BufferedProtocol, SocketStream):
     """One task receives at a time, and one sends."""
 
     def __init__(self, sock: socket.socket) -> None:
@@ -48,7 +98,7 @@ class Link(asyncio.Protocol, SocketStream):
         self._waiter: asyncio.Future[None] | None = None
         self._blocked: LateEvent | None = None  # while the system takes no more
         self._lost = LateEvent()
-        self._successor: asyncio.Protocol | None = None
+        self._successor: BufferedProtocol | None = None
 
     @classmethod
     async def make(
@@ -84,8 +134,8 @@ class Link(asyncio.Protocol, SocketStream):
         self._sink = cast("asyncio.Transport", transport)
         self._ssl_object = transport.get_extra_info("ssl_object")
 
-    def data_received(self, data: bytes) -> None:
-        self._chunks.append(data)
+    def data_received(self, data: memoryview) -> None:
+        self._chunks.append(bytes(data))
         self._buffered += len(data)
         if self._buffered > CHUNK_BYTES:
             self._sink.pause_reading()
@@ -106,6 +156,8 @@ class Link(asyncio.Protocol, SocketStream):
         if self._successor is not None:
             # It was on its way already when the other protocol took over.
             self._successor.connection_lost(exc)
+        else:
+            leave(self._sink)
 
     def pause_writing(self) -> None:
         self._blocked = LateEvent()
@@ -149,7 +201,7 @@ class Link(asyncio.Protocol, SocketStream):
 
     async def send(self, item: bytes) -> None:
         # Before the write, and not after it: what has been said cannot be taken back.
-        await checkpoint()
+        await checkpoint_if_cancelled()
         if self._closed:
             raise ClosedResourceError
         if self._lost.is_set():
@@ -181,7 +233,7 @@ class Link(asyncio.Protocol, SocketStream):
 
     # --- Handing over ---
 
-    def take_over(self, protocol: asyncio.Protocol) -> tuple[asyncio.Transport, bytes]:
+    def take_over(self, protocol: BufferedProtocol) -> tuple[asyncio.Transport, bytes]:
         """Give the loop's transport to another protocol; return it and what it has received.
 
         What happens from now on it is told; of what has happened, `is_at_end` and `is_lost` tell.

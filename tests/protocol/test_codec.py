@@ -18,7 +18,6 @@ from frames import (
     TEXT,
     frame,
     head,
-    xor,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -308,67 +307,3 @@ def test_a_frame_is_built_with_no_other_key_than_of_four_bytes(twin: Functions, 
 def test_build_frame_refuses_other_arguments(twin: Functions, arguments: tuple[Any, ...]) -> None:
     with pytest.raises(TypeError):
         twin.build_frame(*arguments)
-
-
-# --- Joining ---
-
-
-@pytest.mark.parametrize("name", TWINS)
-@given(
-    chunks=st.lists(st.one_of(st.binary(max_size=40), st.binary(max_size=40).map(bytearray))),
-    places=st.tuples(st.integers(0, 2000), st.integers(0, 2000)),
-    key=st.none() | st.binary(min_size=4, max_size=4),
-)
-def test_joining_is_a_slice_of_all_the_chunks_together(
-    name: str, chunks: list[bytes | bytearray], places: tuple[int, int], key: bytes | None
-) -> None:
-    whole = b"".join(chunks)
-    start, end = sorted(place % (len(whole) + 1) for place in places)
-    joined = functions(name).join(chunks, start, end - start, key)
-    assert type(joined) is bytes
-    assert joined == xor(whole[start:end], key or bytes(4))
-
-
-def test_large_chunks_are_joined_across_their_borders(twin: Functions) -> None:
-    whole = bytes(range(251)) * 400
-    for size in (4096, 4097, 16383):
-        chunks = [whole[i : i + size] for i in range(0, len(whole), size)]
-        for start in (0, 6, 14, size - 1, size, size + 1):
-            expected = xor(whole[start:], MASK)
-            assert twin.join(chunks, start, len(whole) - start, MASK) == expected
-            assert twin.join(chunks, start, 100, None) == whole[start : start + 100]
-
-
-@pytest.mark.parametrize(
-    ("chunks", "start", "size"),
-    [([], 0, 1), ([b"abc"], 0, 4), ([b"abc"], 3, 1), ([b"abc", b"d"], 4, 1), ([b"a"], 1 << 62, 1)],
-)
-def test_chunks_that_do_not_hold_it_are_an_error(
-    twin: Functions, chunks: list[bytes], start: int, size: int
-) -> None:
-    with pytest.raises(ValueError, match="too short"):
-        twin.join(chunks, start, size, None)
-
-
-@pytest.mark.parametrize(("start", "size"), [(-1, 1), (0, -1), (-5, -5)])
-def test_a_negative_start_or_size_is_an_error(twin: Functions, start: int, size: int) -> None:
-    with pytest.raises(ValueError, match="negative"):
-        twin.join([b"abc"], start, size, None)
-
-
-def test_joining_takes_no_other_key_than_of_four_bytes(twin: Functions) -> None:
-    with pytest.raises(ValueError, match="four bytes"):
-        twin.join([b"abc"], 0, 1, b"key")
-
-
-def test_what_was_joined_can_be_resized_again(twin: Functions) -> None:
-    chunks = [bytearray(b"abc"), bytearray(b"def")]
-    twin.join(chunks, 1, 4, MASK)
-    for chunk in chunks:
-        chunk.append(0)
-
-
-@pytest.mark.parametrize("arguments", [(), ([], 0, 0), (1, 0, 1, None), (["text"], 0, 1, None)])
-def test_join_refuses_other_arguments(twin: Functions, arguments: tuple[Any, ...]) -> None:
-    with pytest.raises(TypeError):
-        twin.join(*arguments)

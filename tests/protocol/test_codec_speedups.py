@@ -88,34 +88,12 @@ def test_mask_is_the_same(data: bytes, key: bytes) -> None:
     assert outcome(functions("c").mask, data, key) == outcome(PURE.mask, data, key)
 
 
-@given(
-    chunks=st.lists(st.one_of(payloads, payloads.map(bytearray)), max_size=8),
-    places=st.tuples(st.integers(-2, 1 << 20), st.integers(-2, 1 << 20)),
-    inside=st.booleans(),
-    key=st.none() | KEYS,
-)
-def test_join_is_the_same(
-    chunks: list[bytes | bytearray], places: tuple[int, int], inside: bool, key: bytes | None
-) -> None:
-    start, size = places
-    if inside:
-        whole = sum(map(len, chunks))
-        start %= whole + 1
-        size %= whole - start + 1
-    expected = outcome(PURE.join, chunks, start, size, key)
-    assert outcome(functions("c").join, chunks, start, size, key) == expected
-
-
 @given(payload=payloads, opcode=st.sampled_from([1, 2]), key=st.none() | KEYS)
 def test_what_was_built_is_read(payload: bytes, opcode: int, key: bytes | None) -> None:
     c = functions("c")
     built = c.build_frame(0xC0 | opcode, payload, key)
     rules = (key is not None, -1, -1, 1, 1 << 40)
     assert c.read_frames(built, 0, *rules) == ([(opcode, payload)], len(built), len(payload))
-    # In chunks, as the network brings it.
-    head = len(built) - len(payload)
-    chunks = [built[i : i + 1000] for i in range(0, len(built), 1000)]
-    assert c.join(chunks, head, len(payload), key) == payload
 
 
 KEY = b"\x12\x9a\xe7\x0f"
@@ -145,9 +123,6 @@ def ways_through() -> list[tuple[Callable[..., Any], tuple[Any, ...]]]:
         (c.build_frame, (0x82, "text", KEY)),
         (c.mask, (bytearray(300), bytearray(KEY))),
         (c.mask, (b"data", b"key")),
-        (c.join, ([bytearray(300), b"x" * 300], 10, 500, KEY)),
-        (c.join, ([bytearray(300)], 10, 500, None)),
-        (c.join, ([bytearray(300), "text"], 10, 500, None)),
     ]
 
 

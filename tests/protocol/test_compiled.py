@@ -24,7 +24,7 @@ def test_the_c_functions_are_in_use_where_they_were_built_and_not_refused(
 
 
 def test_the_functions_in_use_are_the_ones_that_compiled_says() -> None:
-    in_use = (masking.mask, codec.read_frames, codec.build_frame, codec.join)
+    in_use = (masking.mask, codec.read_frames, codec.build_frame)
     assert in_use == (functions("c") if COMPILED else PURE)
 
 
