@@ -30,13 +30,12 @@ def connect(target: Target) -> Iterator[Any]:
     with open_socket(target) as sock:
         protocol = _shake_hands(sock, target.url, config)
         parse, inbox = protocol.parse, protocol.inbox
-        messages = inbox.messages
 
         def send(message: str | bytes) -> None:
             sock.sendall(protocol.encode(message))
 
         def receive() -> str | bytes:
-            while not messages:
+            while not inbox.messages:
                 if not protocol.has_unparsed:
                     _read(sock, protocol)
                 parse()
