@@ -87,8 +87,8 @@ WRITING = [
         name="the writer is cancelled with the owner of the connection",
         breaks="3.1: library tasks are shielded, so that a Close can still go out",
         file="_transports/writer.py",
-        old="self._scope = CancelScope(shield=True)",
-        new="self._scope = CancelScope()",
+        old="self._scope = scope = CancelScope(shield=True)",
+        new="self._scope = scope = CancelScope()",
         scenario="the body (",
     ),
     Mutant(
@@ -107,7 +107,7 @@ WRITING = [
         name="a cancelled sender leaves its message in the line",
         breaks="3.2, H3: cancelled before its first byte is out, nothing was sent",
         file="_transports/writer.py",
-        old="""            if outgoing in self._queue:
+        old="""            if self._queue is not None and outgoing in self._queue:
                 self._queue.remove(outgoing)
             raise""",
         new="""            raise""",
@@ -118,10 +118,10 @@ WRITING = [
         breaks="3.2, H2: a withdrawn message leaves the compression context as it was",
         file="_transports/writer.py",
         old="""            outgoing = _Outgoing(data, finished, compress)
-            self._queue""",
+            if self._queue""",
         new="""            frame = self._protocol.encode(data, finished=finished, compress=compress)
             outgoing = _Outgoing(frame, finished, compress)
-            self._queue""",
+            if self._queue""",
         also=(
             (
                 """            frame = protocol.encode(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,13 @@ from streams import CONT, TEXT
 from world import (
     CANCEL,
     MEMORY,
+    NATIVE,
     QUICK,
     RAISE,
     SLACK,
     TCP,
     TLS,
+    InjectedError,
     Peer,
     World,
     check,
@@ -90,6 +93,53 @@ async def the_body_with_a_peer_that_does_not_answer(world: World) -> None:
         await world.attack(operation)
     if opened:
         check(peer.close is not None, "it was open, and no Close came")
+
+
+@scenario(*BOTH, kinds=(MEMORY, TCP, NATIVE), hows=(NATIVE,))
+async def the_body_cancelled_twice(world: World) -> None:
+    """The second `Task.cancel` ends the grace of the first."""
+    async with world.prepared(replace(QUICK, cancel_grace=5)) as (opening, peer):
+        peer.answers_close = False
+        second: list[asyncio.TimerHandle] = []
+
+        async def operation() -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            try:
+                async with opening as ws:
+                    try:
+                        await ws.send("one")
+                        await anyio.sleep(0.02)
+                    except asyncio.CancelledError:
+                        loop = asyncio.get_running_loop()
+                        second.append(loop.call_later(0.05, task.cancel))
+                        raise
+            finally:
+                for timer in second:
+                    timer.cancel()
+
+        await world.attack(operation, within=0.05 + SLACK)
+
+
+# Not by `Task.cancel`: one that comes in the last turns of leaving still takes the exception's place.
+@scenario(*BOTH, kinds=(MEMORY, TCP, NATIVE), hows=(CANCEL,))
+async def the_body_that_has_raised(world: World) -> None:
+    """A cancellation, or a peer that does not answer, never takes the exception's place."""
+    async with world.prepared() as (opening, peer):
+        peer.answers_close = False
+        raised = False
+
+        async def operation() -> None:
+            nonlocal raised
+            async with opening as ws:
+                await ws.send("one")
+                raised = True
+                raise world.error
+
+        await world.attack(operation, may_raise=(InjectedError,))
+        check(not raised or world.outcome == "raised", "the exception of the body is lost")
+        check(world.error.__cause__ is None, "it has a cause that is not its own")
+        check(world.error.__context__ is None, "it has a context that is not its own")
 
 
 @scenario(*BOTH, kinds=(MEMORY, TCP, TLS))

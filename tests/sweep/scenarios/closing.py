@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import anyio
 from streams import TEXT
 from world import (
     MEMORY,
+    NATIVE,
+    QUICK,
     SLACK,
     SOCKET_LIKE,
     TCP,
@@ -36,6 +40,39 @@ async def close_by_us_where_the_peer_does_not_answer(world: World) -> None:
     async with world.opened() as (ws, peer):
         peer.answers_close = False
         await world.attack(ws.aclose, within=SLACK)
+        await world.check_usable(ws, peer)
+    check(peer.close is not None, "no Close, and the peer reads")
+
+
+@scenario("client", "server", kinds=(MEMORY, NATIVE))
+async def close_in_two_steps(world: World) -> None:
+    """The one deadline is that of the first."""
+    async with world.opened() as (ws, peer):
+        peer.answers_close = False
+
+        async def operation() -> None:
+            await ws.send_eof()
+            begun = anyio.current_time()
+            await anyio.sleep(0.2)
+            await ws.close()
+            passed = anyio.current_time() - begun
+            if world.setting.virtual:
+                check(passed <= 0.301, f"closing took {passed:.3f} s")
+
+        await world.attack(operation, within=SLACK)
+        await world.check_usable(ws, peer)
+    check(peer.close is not None, "no Close, and the peer reads")
+
+
+@scenario("client", "server", kinds=(MEMORY, SOCKET_LIKE, TCP, NATIVE))
+async def close_with_a_full_inbox(world: World) -> None:
+    """What is in front of the peer's Close is dropped, for nobody will receive it."""
+    async with world.opened(replace(QUICK, inbox_size=2)) as (ws, peer):
+        await peer.send_raw(b"".join(peer.frame(TEXT, b"%d" % n) for n in range(40)))
+        await anyio.sleep(0.1)
+        await world.attack(ws.close, within=SLACK)
+        if world.outcome == "finished":
+            check(ws.closure is not None and ws.closure.clean, "not clean")
         await world.check_usable(ws, peer)
     check(peer.close is not None, "no Close, and the peer reads")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ from world import (
     World,
     check,
 )
+
+from anyws._config import MAX_RECEIVES_PER_TURN
 
 from ._registry import BOTH, scenario
 
@@ -127,6 +130,34 @@ async def receive_streamed(world: World) -> None:
         await world.check_usable(ws, peer)
 
 
+@scenario(*BOTH)
+async def receive_the_pieces_of_a_message(world: World) -> None:
+    """Within its block, a cancelled wait loses none of them."""
+    async with world.opened() as (ws, peer):
+        got: list[str] = []
+
+        async def send_all() -> None:
+            for number in range(6):
+                opcode = CONT if number else TEXT
+                await peer.send(opcode, b"piece %d, " % number, fin=number == 5)
+                await anyio.sleep(0)
+
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(send_all)
+            async with ws.receive_fragments() as fragments:
+
+                async def operation() -> None:
+                    async for piece in fragments:
+                        got.append(str(piece))
+
+                await world.attack(operation, within=0.01)
+                with anyio.fail_after(5):
+                    await operation()
+        expected = "".join(f"piece {n}, " for n in range(6))
+        check("".join(got) == expected, f"received {got}")
+        await world.check_usable(ws, peer)
+
+
 @scenario("client", "server", kinds=(MEMORY, TCP))
 async def receive_what_was_queued(world: World) -> None:
     """All of it is in the inbox, or behind it, when receiving begins."""
@@ -185,6 +216,7 @@ async def receive_json_and_text(world: World) -> None:
 async def receive_a_flood(world: World) -> None:
     """So many small messages that receiving has to let others run."""
     count = 150
+    turns: Counter[int] = Counter()
     async with world.opened(replace(QUICK, inbox_size=1000)) as (ws, peer):
         got: list[str] = []
         await peer.send_raw(b"".join(peer.frame(TEXT, b"%d" % n) for n in range(count)))
@@ -192,8 +224,10 @@ async def receive_a_flood(world: World) -> None:
         async def operation() -> None:
             while len(got) < count:
                 got.append(str(await ws.receive()))
+                turns[world.stepper.turns] += 1
 
         await world.attack(operation, within=0.01)
-        while len(got) < count:
-            got.append(str(await ws.receive()))
+        await operation()
         check(got == [str(n) for n in range(count)], "lost, doubled or out of order")
+        most = max(turns.values())
+        check(most <= MAX_RECEIVES_PER_TURN, f"{most} were received, and nobody else could run")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
@@ -18,7 +19,7 @@ from world import (
 )
 
 import anyws
-from anyws import WebSocket
+from anyws import Config, WebSocket
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -68,6 +69,7 @@ async def _drain(
     *,
     operation: str = "leave",
     within: float,
+    config: Config = QUICK,
 ) -> None:
     listener, connect_to, context = await world.listener()
     clients = Clients(connect_to)
@@ -81,7 +83,7 @@ async def _drain(
         finally:
             ended += 1
 
-    options = {"listeners": [listener], "ssl_context": context, "config": QUICK}
+    options = {"listeners": [listener], "ssl_context": context, "config": config}
 
     async def leave() -> None:
         async with anyws.open_server(counted, **options) as server:
@@ -109,6 +111,17 @@ async def _drain(
             await server.aclose(keep_connections=True)
             await server.aclose()
 
+    async def cancel_aclose() -> None:
+        assert config.drain_timeout is not None
+        async with anyws.open_server(counted, **options) as server:
+            running.append(server)
+            await visited()
+            begun = anyio.current_time()
+            with anyio.move_on_after(0.8 * config.drain_timeout):
+                await server.aclose()
+        passed = anyio.current_time() - begun
+        check(passed <= config.drain_timeout + SLACK, f"the drain took {passed:.3f} s")
+
     async def raise_in_body() -> None:
         try:
             async with anyws.open_server(counted, **options) as server:
@@ -118,7 +131,13 @@ async def _drain(
         except type(world.error) as error:
             check(error is world.error, "another exception than the body's")
 
-    operations = {"leave": leave, "cancel": cancel, "aclose": aclose, "raise": raise_in_body}
+    operations = {
+        "leave": leave,
+        "cancel": cancel,
+        "aclose": aclose,
+        "cancel aclose": cancel_aclose,
+        "raise": raise_in_body,
+    }
     async with anyio.create_task_group() as tg:
         tg.start_soon(clients.visit)
         tg.start_soon(clients.visit)
@@ -191,6 +210,13 @@ async def serve_being_cancelled_with_stuck_handlers(world: World) -> None:
 @scenario(kinds=(MEMORY, TCP))
 async def server_closed_by_hand(world: World) -> None:
     await _drain(world, _busy, operation="aclose", within=_DRAINED)
+
+
+@scenario(kinds=(MEMORY,))
+async def a_drain_that_is_cancelled(world: World) -> None:
+    """Handlers have the time that they had when they were told, and not once more."""
+    config = replace(QUICK, drain_timeout=1)
+    await _drain(world, _stuck, operation="cancel aclose", within=_DRAINED, config=config)
 
 
 @scenario(kinds=(MEMORY, TCP))

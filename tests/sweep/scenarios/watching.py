@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 
 import anyio
@@ -33,7 +35,10 @@ async def ping(world: World) -> None:
             await ws.ping()
 
         await world.attack(operation, within=0.01)
+        latency = ws.latency
         await world.check_usable(ws, peer)
+        # By now it has come, if it was still to come.
+        check(ws.latency == latency, "the late pong of a cancelled ping was not ignored")
         pings = sum(one.opcode == PING for one in peer.frames)
         check(pings == 2 or world.struck, f"{pings} pings")
 
@@ -55,10 +60,12 @@ async def _close_later(peer: Peer) -> None:
 
 @scenario("client", "server", kinds=(MEMORY, TCP), hows=(CANCEL,))
 async def work_until_the_peer_leaves(world: World) -> None:
+    scopes: list[weakref.ref[anyio.CancelScope]] = []
     async with world.opened() as (ws, peer):
 
         async def operation() -> None:
             async with ws.cancel_when_closed() as scope:
+                scopes.append(weakref.ref(scope))
                 await anyio.sleep(5)
             check(scope.cancelled_caught, "the peer left, and the work went on")
 
@@ -66,6 +73,11 @@ async def work_until_the_peer_leaves(world: World) -> None:
             tg.start_soon(_close_later, peer)
             await world.attack(operation, within=0.01)
         await ws.wait_closed()
+        if any(scope() is not None for scope in scopes):
+            # What a traceback has held may have become a cycle.
+            gc.collect()
+        kept = [scope for scope in scopes if scope() is not None]
+        check(not kept, "the work is over, and the connection still knows of it")
 
 
 @scenario("client", "server", kinds=(MEMORY, SOCKET_LIKE, TCP))
