@@ -105,7 +105,8 @@ def suite(name: str, *files: str) -> Stage:
 TIMED = suite("the tests of time", "test_timeouts.py", "test_drain.py")
 STATEFUL = suite("the property test", "stateful")
 # What no interleaving shows: a check that is missing, a turn that is not given.
-SUITES = (TIMED, STATEFUL, suite("the tests", "test_cancellation.py", "test_pressure.py"))
+TESTS_AS_WELL = suite("the tests", "test_cancellation.py", "test_pressure.py")
+SUITES = (TIMED, STATEFUL, TESTS_AS_WELL)
 
 
 def stages_of(mutant: Mutant, *, quick: bool) -> list[tuple[Stage, str]]:
@@ -117,10 +118,11 @@ def stages_of(mutant: Mutant, *, quick: bool) -> list[tuple[Stage, str]]:
     ]
     if quick:
         return stages
+    stages.append((TIMED, ""))
     for kind in (SOCKET_LIKE, TCP):
         if kind != mutant.kind:
             stages += [(sweep(b, kind, *QUICKLY, limit=200), mutant.scenario) for b in BACKENDS]
-    stages += [(stage, "") for stage in SUITES]
+    stages += [(stage, "") for stage in (STATEFUL, TESTS_AS_WELL)]
     for kind in KINDS:
         if kind not in TIMED_KINDS:
             stages += [(sweep(b, kind, limit=300), "") for b in BACKENDS]
