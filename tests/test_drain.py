@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import replace
 from functools import partial
@@ -322,6 +323,30 @@ def test_a_cancellation_makes_a_drain_shorter_and_never_longer(
 
     stage = run(backend, way, stuck, one_client)
     assert stage.when("cancelled") == stage.when("over") == [min(after + GRACE, DRAIN)]
+
+
+def test_a_task_cancelled_during_the_drain_raises_what_its_body_raised() -> None:
+    """H6, H29: `Task.cancel` makes the drain shorter, and takes no exception's place."""
+    error = KeyError("the body's")
+
+    async def way(stage: Stage, begin: Any, serve: Any) -> None:
+        async def fail() -> None:
+            async with serve():
+                await begin()
+                begun.set()
+                raise error
+
+        begun = anyio.Event()
+        task = asyncio.create_task(fail())
+        await begun.wait()
+        await anyio.sleep(GRACE / 2)
+        task.cancel()
+        with pytest.raises(KeyError) as caught:
+            await task
+        assert caught.value is error
+
+    stage = run("asyncio", way, stuck, one_client)
+    assert stage.when("cancelled") == stage.when("over") == [GRACE / 2]
 
 
 # --- aclose(keep_connections=True) ---
