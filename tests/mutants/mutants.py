@@ -163,10 +163,10 @@ RECEIVING = [
         breaks="3.4, H14: every operation is a checkpoint for cancellation",
         file="_websocket.py",
         old="""            await checkpoint_if_cancelled()
-        transport = self._transport
+        while not ready():
 """,
         new="""            pass
-        transport = self._transport
+        while not ready():
 """,
         scenario="receive what was queued",
     ),
