@@ -86,7 +86,7 @@ _ANYWS = {
 CONTENDERS = [
     Contender("anyws", **_ANYWS),
     Contender("anyws-pure", **_ANYWS, environment={"ANYWS_PURE": "1"}),
-    Contender("anyws-plain", **_ANYWS, environment={"ANYWS_WITHOUT": "lane,native"}),
+    Contender("anyws-plain", **_ANYWS, environment={"ANYWS_WITHOUT": "native"}),
     Contender(
         "anyws-blocking",
         ("anyio-websocket",),
