@@ -599,7 +599,7 @@ WATCHING = [
         file="_transports/stream.py",
         old="            self._liveness.end()\n",
         new="",
-        scenario="ping",
+        scenario="ends before its pong",
     ),
     Mutant(
         name="a cancelled wait for the end stays registered",

@@ -11,6 +11,7 @@ from streams import PING, TEXT
 from world import (
     CANCEL,
     MEMORY,
+    NATIVE,
     QUICK,
     SOCKET_LIKE,
     TCP,
@@ -41,6 +42,29 @@ async def ping(world: World) -> None:
         check(ws.latency == latency, "the late pong of a cancelled ping was not ignored")
         pings = sum(one.opcode == PING for one in peer.frames)
         check(pings == 2 or world.struck, f"{pings} pings")
+
+
+@scenario("client", "server", kinds=(MEMORY, SOCKET_LIKE, TCP, NATIVE))
+async def ping_and_the_connection_ends_before_its_pong(world: World) -> None:
+    async with world.opened() as (ws, peer):
+        peer.stall()
+        # The latest that the peer takes: what it reads already, it also answers.
+        await ws.send("before")
+        await peer.until(lambda: peer.messages)
+
+        async def operation() -> None:
+            try:
+                await ws.ping()
+            except anyws.ClosedByPeer:
+                pass
+            else:
+                raise Violation("there was no pong, and the ping was answered")
+
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(_close_later, peer)
+            await world.attack(operation, within=0.01)
+        peer.resume()
+        await ws.wait_closed()
 
 
 @scenario("client", "server", kinds=(MEMORY, SOCKET_LIKE, TCP))
