@@ -708,7 +708,7 @@ NATIVES = [
         file="_transports/asyncio.py",
         old="                self._sink.pause_reading()\n",
         new="                pass\n",
-        scenario="",
+        scenario="full inbox",
         kind=NATIVE,
     ),
 ]
