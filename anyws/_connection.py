@@ -234,6 +234,10 @@ async def leave_task_group(
     try:
         with CancelScope(shield=True):
             await finished.wait()
+    except cancelled:
+        # A native one, which no scope keeps away.
+        if exc is None:
+            raise
     finally:
         try:
             if task_group is not None:

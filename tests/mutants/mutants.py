@@ -489,6 +489,18 @@ EXCEPTIONS = [
         scenario="has raised",
     ),
     Mutant(
+        name="a native cancellation in the last turns takes the place of the body's exception",
+        breaks="3.1, H6: the body's exception leaves as itself",
+        file="_connection.py",
+        old="""        # A native one, which no scope keeps away.
+        if exc is None:
+            raise
+""",
+        new="""        raise
+""",
+        scenario="has raised",
+    ),
+    Mutant(
         name="an error of closing takes the place of the body's exception",
         breaks="3.1, H6: the body's exception is never masked by an error of closing",
         file="_connection.py",

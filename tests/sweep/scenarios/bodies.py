@@ -121,8 +121,7 @@ async def the_body_cancelled_twice(world: World) -> None:
         await world.attack(operation, within=0.05 + SLACK)
 
 
-# Not by `Task.cancel`: one that comes in the last turns of leaving still takes the exception's place.
-@scenario(*BOTH, kinds=(MEMORY, TCP, NATIVE), hows=(CANCEL,))
+@scenario(*BOTH, kinds=(MEMORY, TCP, NATIVE))
 async def the_body_that_has_raised(world: World) -> None:
     """A cancellation, or a peer that does not answer, never takes the exception's place."""
     async with world.prepared() as (opening, peer):

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import anyio
 from world import (
-    CANCEL,
     MEMORY,
     QUICK,
     SLACK,
@@ -151,8 +150,7 @@ async def _drain(
         tg.start_soon(lambda: clients.visit(half=True))
         await world.attack(operations[operation], within=within)
         await listener.aclose()
-        # Not by `Task.cancel`: in the last turns of leaving that still takes its place.
-        check(not lost or world.setting.how != CANCEL, "the exception of the body is lost")
+        check(not lost, "the exception of the body is lost")
         if running:
             check(not running[0].connections, "the server has gone, and has connections")
     for peer in clients.peers:
