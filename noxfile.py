@@ -49,7 +49,9 @@ def run_tests(session: nox.Session, data: Path, *args: str) -> None:
     """
     env = {"COVERAGE_FILE": str(data)}
     session.run("coverage", "erase", env=env)
-    session.run("coverage", "run", str(Path(session.bin) / "pytest"), *args, env=env)
+    # Measured, and beside other things, a test takes several times what it takes by itself.
+    pytest = (str(Path(session.bin) / "pytest"), "--timeout=300")
+    session.run("coverage", "run", *pytest, *args, env=env)
     session.run("coverage", "combine", "--quiet", env=env)
 
 
