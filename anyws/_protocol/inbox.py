@@ -103,11 +103,7 @@ class Inbox:
 
     def add_whole(self, messages: list[str | bytes], size: int) -> None:
         """Keep messages that are complete, of so many bytes together."""
-        queue = self.messages
-        if isinstance(queue, deque):
-            queue.extend(messages)
-        else:
-            self.messages = deque(messages)
+        self._queue().extend(messages)
         self.waiting_bytes += size
 
     def _queue(self) -> deque[str | bytes]:

@@ -53,6 +53,33 @@ def test_the_size_of_a_message_is_that_of_its_payload(data: str | bytes) -> None
 # --- Whole messages ---
 
 
+def test_several_messages_may_come_at_once() -> None:
+    box = inbox()
+    assert not box.has_message()
+    box.add_whole(["a", b"bc"], 3)
+    box.add_whole(["d"], 1)
+    assert box.has_message()
+    assert box.waiting_bytes == 4
+    assert take_all(box) == ["a", b"bc", "d"]
+    assert box.waiting_bytes == 0
+    assert not box.has_message()
+
+
+def test_messages_come_at_once_where_nothing_else_is_under_way() -> None:
+    box = inbox()
+    assert box.takes_whole
+    begin(box, "half")
+    assert not box.takes_whole
+    add(box, "")
+    assert box.takes_whole
+    box.start_streaming()
+    assert not box.takes_whole
+    box.stop_streaming()
+    assert box.takes_whole
+    box.discard()
+    assert not box.takes_whole
+
+
 def test_messages_are_taken_in_their_order() -> None:
     """R-58, R-74."""
     box = inbox()
