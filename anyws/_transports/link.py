@@ -226,9 +226,11 @@ class Link(BufferedProtocol, SocketStream):
             await self._lost.wait()
             await checkpoint()
         except BaseException:
-            self._sink.abort()
-            with CancelScope(shield=True):
-                await self._lost.wait()
+            if not self._lost.is_set():
+                # Afterwards, a transport of the loop's does not bear it.
+                self._sink.abort()
+                with CancelScope(shield=True):
+                    await self._lost.wait()
             raise
 
     # --- Handing over ---

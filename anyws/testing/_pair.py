@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from anyio import Event, create_task_group
+from anyio.lowlevel import checkpoint
 
 from .._accept import wrap_server_stream
 from .._client import wrap_client_stream
 from .._connection import leave_task_group
 from .._errors import WebSocketError
+from .._transports.errors import STREAM_ERRORS
 from ._streams import memory_stream_pair
 
 if TYPE_CHECKING:
@@ -72,7 +74,7 @@ class _Pair:
         self._released = Event()
         self._opened = Event()
         self._finished = Event()
-        self._failure: WebSocketError | None = None
+        self._failure: Exception | None = None
 
     async def _serve(self) -> None:
         try:
@@ -80,7 +82,7 @@ class _Pair:
                 self._websockets.append(ws)
                 self._opened.set()
                 await self._released.wait()
-        except WebSocketError as error:
+        except (WebSocketError, *STREAM_ERRORS) as error:
             self._failure = error
         finally:
             self._opened.set()
@@ -100,6 +102,10 @@ class _Pair:
             await self._opened.wait()
             if self._failure is not None:
                 raise self._failure
+            if not self._websockets:
+                # Its task was cancelled, most often together with this one, which is told here.
+                await checkpoint()
+                raise RuntimeError("the task of the server's end was cancelled")
         except BaseException as error:
             await self.__aexit__(type(error), error, error.__traceback__)
             raise

@@ -134,9 +134,7 @@ def sweep(
     outcomes: Counter[str] = Counter()
     awaits: set[tuple[str, int]] = set()
     start = time.monotonic()
-    for how in scenario.hows:
-        if how == NATIVE and backend == "trio":
-            continue
+    for how in hows_of(scenario, backend):
         sources = (TURN,) if how in {NATIVE, RAISE} else (TURN, CALL, AWAIT)
         for source in sources:
             if len(row.violations) >= (1 if stop_at_first else ENOUGH):
@@ -204,13 +202,19 @@ def awaits_never_struck(rows: list[Row]) -> list[str]:
 # --- The command ---
 
 
+def hows_of(scenario: Scenario, backend: str) -> list[str]:
+    """Return the ways to strike a scenario that there are on a backend."""
+    return [how for how in scenario.hows if how != NATIVE or backend != "trio"]
+
+
 def jobs(options: argparse.Namespace) -> list[tuple[Scenario, str, str]]:
     return [
         (scenario, backend, kind)
         for scenario in SCENARIOS
         for kind in scenario.kinds
         for backend in BACKENDS
-        if options.scenario in scenario.name
+        if hows_of(scenario, backend)
+        and options.scenario in scenario.name
         and options.backend in {None, backend}
         and options.kind in {None, kind}
     ]

@@ -10,6 +10,7 @@ from connections import client_tls
 from streams import URL
 from world import (
     CANCEL,
+    NATIVE,
     QUICK,
     SLACK,
     STREAM_ERRORS,
@@ -122,6 +123,28 @@ async def open_and_leave(world: World) -> None:
         check(peer.close.code == 1000, "left with another code")
     elif peer.close is not None:
         check(peer.close.code in {1000, 1001}, f"cancelled with {peer.close.code}")
+
+
+@scenario(kinds=(NATIVE,))
+async def a_head_that_is_not_taken_at_once(world: World) -> None:
+    """What carries the handshake waits until the system has taken what is sent."""
+    near, far = await world.pair()
+
+    async def take() -> None:
+        await anyio.sleep(0.03)
+        try:
+            while True:
+                await far.receive()
+        except (anyio.EndOfStream, *STREAM_ERRORS):
+            await anyio.aclose_forcefully(far)
+
+    async def operation() -> None:
+        await near.send(bytes(8_000_000))
+
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(take)
+        await world.attack(operation)
+        await anyio.aclose_forcefully(near)
 
 
 @scenario("client", "server")

@@ -12,10 +12,12 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from world import CANCEL, MEMORY, QUICK, SLACK, TCP, Violation, World, check
+from streams import URL
+from world import CANCEL, MEMORY, QUICK, SLACK, TCP, Peer, Violation, World, check
 
 import anyws
 from anyws import WebSocket, _cli
+from anyws._demo import _CountingStream
 from anyws.testing import fixtures, memory_stream_pair, open_websocket_pair
 
 from ._registry import scenario
@@ -176,6 +178,55 @@ async def a_pair_that_cannot_open(world: World) -> None:
 
     await world.attack(operation)
     check(near.closed and far.closed, "a stream was left open")
+
+
+class _Late(_CountingStream):
+    """What it sends arrives, and then it fails."""
+
+    async def send(self, item: bytes) -> None:
+        await super().send(item)
+        raise anyio.BrokenResourceError
+
+
+@scenario(kinds=(MEMORY,))
+async def a_pair_of_which_one_end_opens(world: World) -> None:
+    near, far = memory_stream_pair()
+
+    async def operation() -> None:
+        try:
+            async with open_websocket_pair(
+                streams=(near, _Late(far)), client_config=QUICK, server_config=QUICK
+            ):
+                raise Violation("the server's end failed, and open")
+        except anyio.BrokenResourceError:
+            pass
+
+    await world.attack(operation)
+    check(near.closed and far.closed, "a stream was left open")
+
+
+@scenario("client", kinds=(MEMORY,))
+async def what_the_demonstration_counts(world: World) -> None:
+    """To the end of our half, behind the Close for what the peer did."""
+    near, far = memory_stream_pair()
+    counting = _CountingStream(near)
+    peer = Peer(far, is_server=True)
+
+    async def operation() -> None:
+        async with anyws.wrap_client_stream(counting, URL, config=QUICK) as ws:
+            await peer.open.wait()
+            await peer.send_raw(b"\x83\x00")
+            try:
+                await ws.receive()
+            except anyws.ConnectionBroken:
+                pass
+
+    async with anyio.create_task_group() as tg:
+        tg.start_soon(peer.run)
+        await world.attack(operation)
+        await peer.ended.wait()
+    check(near.closed, "the stream was left open")
+    check(counting.sent >= len(peer.log), "more has come than was counted")
 
 
 @scenario(kinds=(MEMORY,), hows=(CANCEL,))

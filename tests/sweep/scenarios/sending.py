@@ -80,7 +80,15 @@ async def send_behind_another(world: World) -> None:
         peer.stall()
         async with anyio.create_task_group() as tg:
             large = bytes(400_000)
-            tg.start_soon(ws.send, large)
+            started = anyio.Event()
+
+            async def send_large() -> None:
+                started.set()
+                await ws.send(large)
+
+            tg.start_soon(send_large)
+            # On a busy machine a task may not have run when a pause is over.
+            await started.wait()
             await anyio.sleep(0.01)
             tg.start_soon(_resume_later, peer)
             await world.attack(lambda: operation(ws), within=0.01)
