@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 # Short, since over real sockets and on uvloop time is real.
 QUICK = Config(
-    handshake_timeout=0.3,
+    handshake_timeout=5.0,
     close_timeout=0.3,
     cancel_grace=0.15,
     drain_timeout=0.2,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -191,13 +192,14 @@ async def refused_handshake(world: World) -> None:
 async def silent_handshake(world: World) -> None:
     near, far = await world.pair()
     peer = Peer(far, is_server=world.setting.role == "client")
+    config = replace(QUICK, handshake_timeout=0.3)
 
     async def operation() -> None:
         try:
             if world.setting.role == "client":
-                opening = anyws.wrap_client_stream(near, URL, config=QUICK)
+                opening = anyws.wrap_client_stream(near, URL, config=config)
             else:
-                opening = anyws.wrap_server_stream(near, config=QUICK)
+                opening = anyws.wrap_server_stream(near, config=config)
             async with opening:
                 raise Violation("nobody answered, and it is open")
         except anyws.HandshakeTimeout:
