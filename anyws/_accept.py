@@ -252,7 +252,7 @@ async def _answer(stream: ByteStream, handshake: ServerHandshake, policy: Policy
     refusal, subprotocol = await policy.judge(request)
     if refusal is not None:
         raise _Refused(refusal)
-    await stream.send(handshake.accept(subprotocol, policy.headers.raw))
+    await stream.send(handshake.accept(subprotocol, policy.headers))
 
 
 async def _refuse(stream: ByteStream, handshake: ServerHandshake, refusal: Response) -> None:

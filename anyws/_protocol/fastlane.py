@@ -50,13 +50,7 @@ class WrongMessageError(Exception):
 
 
 class FastLane:
-    """What it has done and has to do.
-
-    messages:
-        How many went in through the lane.
-    has_compressed:
-        A frame waits for `inflate`.
-    """
+    """messages: how many went in through the lane."""
 
     def __init__(self, role: Role, config: Config, deflate: PerMessageDeflate | None) -> None:
         self.messages: int = 0
@@ -71,15 +65,13 @@ class FastLane:
             self._compressed_limit = min([*map(compressed_limit, limits), _MAX_COMPRESSED])
         self._max_messages = config.inbox_size or MAX_FRAMES_PER_TURN
         self._inbox_bytes = config.inbox_bytes
-        self.has_compressed: bool = False
         self._compressed: list[Whole] = []  # at most one, between `read` and `inflate`
 
     def read(self, data: bytes | bytearray, start: int, inbox: Inbox, most: int) -> int:
         """Move whole messages from `start` on to the inbox, as far as it has room.
 
         At most so many. Returns where what is left begins. A compressed message is one at a time
-        and not in the inbox yet (`has_compressed`): `inflate` is to follow, once its bytes are not
-        kept any more.
+        and not in the inbox yet: `inflate` is to follow, once its bytes are not kept any more.
         """
         room = min(self._inbox_bytes - inbox.waiting_bytes, CHUNK_BYTES)
         is_compressed = self._deflate is not None and start < len(data) and data[start] & _RSV1
@@ -98,16 +90,14 @@ class FastLane:
         self.messages += len(messages)
         if is_compressed:
             self._compressed = messages
-            self.has_compressed = bool(messages)
         elif messages:
             inbox.add_whole(messages, size)  # type: ignore[arg-type] # none is compressed
         return end
 
     def inflate(self, inbox: Inbox) -> None:
         """Inflate what `read` has found, if it has. Raises WrongMessageError."""
-        if not self.has_compressed:
+        if not self._compressed:
             return
-        self.has_compressed = False
         frame = self._compressed.pop()
         assert isinstance(frame, tuple)
         assert self._deflate is not None

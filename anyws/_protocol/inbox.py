@@ -146,8 +146,7 @@ class Inbox:
 
     def take(self) -> str | bytes:
         """Take the first message; there must be one."""
-        queue = self._queue()
-        message = queue.popleft()
+        message = self._queue().popleft()
         self.waiting_bytes -= size_of(message)
         return message
 

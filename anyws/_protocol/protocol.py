@@ -247,11 +247,10 @@ class Protocol:
         self._head = None
         self._fragments = self._message_bytes = 0
         self._consume(end - start)
-        if lane.has_compressed:
-            try:
-                lane.inflate(self.inbox)
-            except WrongMessageError as error:
-                self._fail_on_violation(error.code, str(error))
+        try:
+            lane.inflate(self.inbox)
+        except WrongMessageError as error:
+            self._fail_on_violation(error.code, str(error))
         return lane.messages - before
 
     def _is_lane_open(self) -> bool:

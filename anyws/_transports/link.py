@@ -62,17 +62,11 @@ class BufferedProtocol(asyncio.BufferedProtocol):
         self.data_received(_read_buffer.view[:nbytes])
 
     def data_received(self, data: memoryview) -> None:
-        """Take what was received, which is gone after this call."""
-        raise NotImplementedError
+        """Take what was received, which is gone after this call. Here, it is dropped."""
 
 
-class _Nobody(BufferedProtocol):
-    """Takes the place of a protocol that has lost its connection."""
-
-    __slots__ = ()
-
-
-_nobody = _Nobody()
+# Takes the place of a protocol that has lost its connection.
+_nobody = BufferedProtocol()
 
 
 def leave(sink: asyncio.Transport) -> None:
