@@ -59,7 +59,9 @@ class FragmentSender:
         if not ws.is_open:
             raise ws._protocol.exception()
         try:
-            await ws._write(data, finished=False, compress=self._compress)
+            waiting = ws._write(data, finished=False, compress=self._compress)
+            if waiting is not None:
+                await waiting
         finally:
             if ws._protocol.in_message:
                 self._type = type(data)
@@ -76,7 +78,9 @@ class FragmentSender:
                 await checkpoint_if_cancelled()
                 if not ws.is_open:
                     raise ws._protocol.exception()
-                await ws._write(self._type(), finished=True, compress=None)
+                waiting = ws._write(self._type(), finished=True, compress=None)
+                if waiting is not None:
+                    await waiting
         finally:
             # Whatever it was that kept the last frame from being sent.
             if ws._protocol.in_message and ws.is_open:

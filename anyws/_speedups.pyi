@@ -2,7 +2,7 @@
 
 def mask(data: bytes | bytearray | memoryview, key: bytes | bytearray, /) -> bytes: ...
 def read_frames(
-    data: bytes | bytearray,
+    data: bytes | bytearray | memoryview,
     start: int,
     masked: bool,
     limit: int,

@@ -32,7 +32,14 @@ from ._handshake import WebSocketAttribute
 from ._protocol.outgoing import as_binary, as_message, as_text
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+    from collections.abc import (
+        AsyncIterable,
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Iterable,
+        Mapping,
+    )
     from contextlib import AbstractAsyncContextManager
 
     from ._close import Closure
@@ -185,10 +192,20 @@ class WebSocket(ObjectStream[str | bytes]):
         if self._receiving:
             raise BusyResourceError("receiving from")
         self._receiving = True
+        protocol = self._protocol
+        inbox = protocol.inbox
         try:
-            await self._wait_for(self._protocol.inbox.has_message)
+            # The first turn of `_wait_for`, without its cost.
+            if self._receives_in_turn < MAX_RECEIVES_PER_TURN:
+                self._receives_in_turn += 1
+                await checkpoint_if_cancelled()
+                if not inbox.messages and protocol.receivable and not protocol.has_unparsed:
+                    self._receives_in_turn = 0
+                    await self._transport.read_more()
+            if not inbox.messages or self._receives_in_turn >= MAX_RECEIVES_PER_TURN:
+                await self._wait_for(inbox.has_message)
             # Nothing is awaited between the last chance to be cancelled and taking the message.
-            message = self._protocol.inbox.take()
+            message = inbox.take()
         finally:
             self._receiving = False
         self._transport.taken()
@@ -198,14 +215,14 @@ class WebSocket(ObjectStream[str | bytes]):
         """Return when `ready` says so; check for cancellation, and yield now and then."""
         transport = self._transport
         protocol = self._protocol
-        self._receives_in_turn += 1
-        if self._receives_in_turn >= MAX_RECEIVES_PER_TURN:
+        if self._receives_in_turn < MAX_RECEIVES_PER_TURN:
+            self._receives_in_turn += 1
+            # Also before a wait: on asyncio, one may be over before the cancellation is there.
+            await checkpoint_if_cancelled()
+        else:
             # Messages that are here already must not keep other tasks from running.
             self._receives_in_turn = 0
             await checkpoint()
-        else:
-            # Also before a wait: on asyncio, one may be over before the cancellation is there.
-            await checkpoint_if_cancelled()
         while not ready():
             if not protocol.receivable:
                 await self._raise_closed(receiving=True)
@@ -311,7 +328,7 @@ class WebSocket(ObjectStream[str | bytes]):
         before its first byte is out, nothing was sent; after that the message is sent whole all
         the same, or the connection breaks. (RFC 6455, section 6.1.)
         """
-        await self._send(as_message(item), compress)
+        await self._send(item if isinstance(item, bytes) else as_message(item), compress)
 
     async def send_text(
         self, data: str | bytes, *, errors: str = "strict", compress: bool | None = None
@@ -349,16 +366,30 @@ class WebSocket(ObjectStream[str | bytes]):
         await checkpoint_if_cancelled()
         if self._fragmented is not None or not self._protocol.sendable:
             await self._wait_for_turn()
-        await self._write(data, finished=True, compress=compress)
+        if (waiting := self._write(data, finished=True, compress=compress)) is not None:
+            await waiting
 
-    async def _write(self, data: str | bytes, *, finished: bool, compress: bool | None) -> None:
+    def _write(
+        self, data: str | bytes, *, finished: bool, compress: bool | None
+    ) -> Awaitable[None] | None:
+        """Send a message or a fragment of one; return what is to be awaited for it, at once."""
         try:
-            await self._transport.write(data, finished=finished, compress=compress)
+            waiting = self._transport.write(data, finished=finished, compress=compress)
         except ConnectionClosed:
-            # The connection's owner may have been cancelled as well, and been faster.
-            await checkpoint_if_cancelled()
-            raise
+            return self._raise_closed()
         self._sends_in_turn += 1
+        if waiting is None and self._sends_in_turn < MAX_SENDS_PER_TURN:
+            return None
+        return self._end_write(waiting)
+
+    async def _end_write(self, waiting: Awaitable[None] | None) -> None:
+        if waiting is not None:
+            try:
+                await waiting
+            except ConnectionClosed:
+                # As in `_raise_closed`.
+                await checkpoint_if_cancelled()
+                raise
         if self._sends_in_turn >= MAX_SENDS_PER_TURN:
             # A network that takes everything must not keep other tasks from running.
             self._sends_in_turn = 0

@@ -42,7 +42,7 @@ _WHOLE_OR_COMPRESSED = _WHOLE | {first | _RSV1 for first in _WHOLE}
 
 
 def pure_read_frames(
-    data: bytes | bytearray,
+    data: bytes | bytearray | memoryview,
     start: int,
     masked: bool,
     limit: int,
@@ -62,6 +62,8 @@ def pure_read_frames(
     """
     if start < 0:
         raise ValueError("the start is negative")
+    if isinstance(data, memoryview):
+        data = data.tobytes()
     messages: list[Whole] = []
     taken = 0
     end = len(data)
@@ -130,7 +132,7 @@ def pure_build_frame(first: int, payload: bytes, key: bytes | None, /) -> bytes:
 
 
 read_frames: Callable[
-    [bytes | bytearray, int, bool, int, int, int, int], tuple[list[Whole], int, int]
+    [bytes | bytearray | memoryview, int, bool, int, int, int, int], tuple[list[Whole], int, int]
 ]
 read_frames = pure_read_frames if speedups is None else speedups.read_frames
 

@@ -67,24 +67,27 @@ class FastLane:
         self._inbox_bytes = config.inbox_bytes
         self._compressed: list[Whole] = []  # at most one, between `read` and `inflate`
 
-    def read(self, data: bytes | bytearray, start: int, inbox: Inbox, most: int) -> int:
+    def read(
+        self, data: bytes | bytearray | memoryview, start: int, inbox: Inbox, most: int
+    ) -> int:
         """Move whole messages from `start` on to the inbox, as far as it has room.
 
         At most so many. Returns where what is left begins. A compressed message is one at a time
         and not in the inbox yet: `inflate` is to follow, once its bytes are not kept any more.
         """
         room = min(self._inbox_bytes - inbox.waiting_bytes, CHUNK_BYTES)
+        most = min(most, self._max_messages - len(inbox.messages))
         is_compressed = self._deflate is not None and start < len(data) and data[start] & _RSV1
         if is_compressed:
             # Each may inflate to as much as the inbox holds.
-            most = 1
+            most = min(most, 1)
         messages, end, size = read_frames(
             data,
             start,
             self._is_server,
             self._limit,
             self._compressed_limit if is_compressed else _NOT_ALLOWED,
-            min(most, self._max_messages - len(inbox.messages)),
+            most,
             room,
         )
         self.messages += len(messages)

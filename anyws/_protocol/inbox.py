@@ -147,7 +147,10 @@ class Inbox:
     def take(self) -> str | bytes:
         """Take the first message; there must be one."""
         message = self._queue().popleft()
-        self.waiting_bytes -= size_of(message)
+        if isinstance(message, bytes):
+            self.waiting_bytes -= len(message)
+        else:
+            self.waiting_bytes -= size_of(message)
         return message
 
     # --- In pieces ---

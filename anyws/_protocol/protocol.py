@@ -90,6 +90,7 @@ class Protocol:
         self.role: Role = role
         self.ours: Half = Half.OPEN
         self.theirs: Half = Half.OPEN
+        self.sendable: bool = True  # messages and pings may be sent: both halves are open
         self.ending: Ending = Ending()
         self.inbox: Inbox = Inbox(config.inbox_size, config.inbox_bytes)
         # Called with the payload of each pong.
@@ -100,7 +101,8 @@ class Protocol:
         self._config = config
         self._deflate = deflate
         self._made_engine: Connection | None = None
-        self._replies: list[tuple[type[Event], bytes]] = []
+        # Control frames to go out before the next data frame, each with its kind.
+        self.replies: list[tuple[type[Event], bytes]] = []
         self.engine_frames: int = 0  # that went past the fast lane
         self._lane = FastLane(role, config, deflate) if LANE else None
         # Reading. The invariant: what is left of the buffer starts with the head of a frame,
@@ -109,7 +111,7 @@ class Protocol:
         self._start = 0  # of what is left of the buffer
         self._head: Head | None = None  # of the first frame in the buffer, checked
         self._passing = 0  # bytes still to come of a frame whose start the engine has
-        self._out_of_turn = False  # there may be more to parse in the buffer
+        self.has_unparsed: bool = False  # whether `parse` would get on without more data
         self._eof = False  # nothing follows what is in the buffer
         self._eof_error: Exception | None = None
         # The message being received: what its limits need.
@@ -142,11 +144,6 @@ class Protocol:
     def extensions(self) -> tuple[str, ...]:
         """The names of the extensions in use."""
         return () if self._deflate is None else (self._deflate.name,)
-
-    @property
-    def has_unparsed(self) -> bool:
-        """Whether `parse` would get on without more data."""
-        return self._out_of_turn
 
     @property
     def reading(self) -> bool:
@@ -184,7 +181,7 @@ class Protocol:
         """Keep a copy of a chunk for `parse`; after the end it is dropped."""
         if self.theirs is not Half.OPEN:
             return
-        self._out_of_turn = True
+        self.has_unparsed = True
         if self._start == len(self._buffer):
             # Most often a chunk is whole messages: then `bytes` are taken as they are.
             self._buffer = bytes(data)
@@ -195,6 +192,31 @@ class Protocol:
                 self._start = 0
             self._buffer += data
 
+    def feed(self, data: bytes | memoryview) -> None:
+        """Receive a chunk, and parse as far as the next message.
+
+        What most chunks are, whole messages with nothing kept before them, is not kept first.
+        """
+        lane, inbox = self._lane, self.inbox
+        if (
+            lane is None
+            or self._buffer
+            or self._passing
+            or self._fragments
+            or inbox.messages
+            or not inbox.takes_whole
+            or self.theirs is not Half.OPEN
+            or not (end := lane.read(data, 0, inbox, MAX_FRAMES_PER_TURN))
+        ):
+            self.receive_data(data)
+            self.parse(one_message=True)
+            return
+        if end < len(data):
+            self._buffer = bytes(data[end:])
+            self.has_unparsed = True
+        if self._deflate is not None:
+            self._inflate(lane)
+
     def receive_eof(self, error: Exception | None = None) -> None:
         """Take note that nothing will follow: end of stream, or `error` of the network.
 
@@ -203,11 +225,11 @@ class Protocol:
         if self.theirs is Half.OPEN and not self._eof:
             self._eof = True
             self._eof_error = error
-            if not self._out_of_turn:
+            if not self.has_unparsed:
                 self._end_of_stream()
 
     def _end_of_stream(self) -> None:
-        self.theirs = Half.FAILED
+        self._end_their_half(Half.FAILED)
         self.ending.note_loss(self._eof_error, "the peer ended the stream without a Close")
         self._stop_reading()
 
@@ -222,7 +244,7 @@ class Protocol:
                 break
             taken = self._parse_some(frames)
             if not taken:
-                self._out_of_turn = False
+                self.has_unparsed = False
                 if self._eof:
                     self._end_of_stream()
                 return
@@ -231,8 +253,8 @@ class Protocol:
                 break
             if unparsed - self.unparsed_bytes >= CHUNK_BYTES:
                 break
-        self._out_of_turn = self.theirs is Half.OPEN and self.unparsed_bytes > 0
-        if self._eof and not self._out_of_turn and self.theirs is Half.OPEN:
+        self.has_unparsed = self.theirs is Half.OPEN and self.unparsed_bytes > 0
+        if self._eof and not self.has_unparsed and self.theirs is Half.OPEN:
             self._end_of_stream()
 
     def _parse_some(self, most: int) -> int:
@@ -247,11 +269,14 @@ class Protocol:
         self._head = None
         self._fragments = self._message_bytes = 0
         self._consume(end - start)
+        self._inflate(lane)
+        return lane.messages - before
+
+    def _inflate(self, lane: FastLane) -> None:
         try:
             lane.inflate(self.inbox)
         except WrongMessageError as error:
             self._fail_on_violation(error.code, str(error))
-        return lane.messages - before
 
     def _is_lane_open(self) -> bool:
         """Whether the next frame is the first of a message, and nobody wants that in pieces."""
@@ -372,11 +397,11 @@ class Protocol:
             return
         if self.write_blocked:
             # RFC 6455, section 5.5.3: of several pings, the latest may be all that is answered.
-            self._replies = [reply for reply in self._replies if reply[0] is not Pong]
+            self.replies = [reply for reply in self.replies if reply[0] is not Pong]
         self._reply(Pong(payload))
 
     def _reply(self, event: Event) -> None:
-        self._replies.append((type(event), self._engine.send(event)))
+        self.replies.append((type(event), self._engine.send(event)))
 
     # --- Closing ---
 
@@ -392,7 +417,7 @@ class Protocol:
         if close is None:
             self._passing = size
             return self._pass_on(size)
-        self.theirs = Half.CLOSED
+        self._end_their_half(Half.CLOSED)
         self.ending.received = close
         if self.ours is Half.OPEN:
             self.ending.by = By.PEER
@@ -421,7 +446,7 @@ class Protocol:
         """Fail the connection for what the peer did (RFC 6455, section 7.1.7)."""
         if self.theirs is not Half.OPEN:
             return
-        self.theirs = Half.FAILED
+        self._end_their_half(Half.FAILED)
         self.ending.note(By.BREAK, f"the peer sent what is refused: {close.reason} ({close.code})")
         if self.ours is Half.OPEN:
             self._send_close(close)
@@ -442,7 +467,7 @@ class Protocol:
         if not self.ending.clean:
             self.ending.note(By.US if by_us else By.BREAK, cause)
         if self.theirs is Half.OPEN:
-            self.theirs = Half.FAILED
+            self._end_their_half(Half.FAILED)
         if by_us:
             self.inbox.discard()
         self._stop_reading()
@@ -458,21 +483,29 @@ class Protocol:
 
     def _send_close(self, close: Close) -> None:
         self._reply(_close_event(close))
-        self.ours = Half.CLOSED
+        self._end_our_half(Half.CLOSED)
         self.ending.sent = close
 
+    def _end_our_half(self, end: Half) -> None:
+        self.ours = end
+        self.sendable = False
+
+    def _end_their_half(self, end: Half) -> None:
+        self.theirs = end
+        self.sendable = False
+
     def _stop_writing(self) -> None:
-        self.ours = Half.FAILED
-        if any(kind is CloseConnection for kind, _ in self._replies):
+        self._end_our_half(Half.FAILED)
+        if any(kind is CloseConnection for kind, _ in self.replies):
             self.ending.sent = None  # and never will be
-        self._replies.clear()
+        self.replies.clear()
 
     def _stop_reading(self) -> None:
         """Drop what is kept of the stream: nothing after the end is read (RFC 6455, 7.1.7)."""
         self._buffer = b""
         self._start = 0
         self._head = None
-        self._out_of_turn = False
+        self.has_unparsed = False
         self._settle()
 
     def _settle(self) -> None:
@@ -504,11 +537,6 @@ class Protocol:
 
     # --- Writing ---
 
-    @property
-    def sendable(self) -> bool:
-        """Whether messages and pings may be sent."""
-        return self.ours is Half.OPEN and self.theirs is Half.OPEN
-
     def encode(
         self, data: str | bytes, *, finished: bool = True, compress: bool | None = None
     ) -> bytes:
@@ -530,14 +558,10 @@ class Protocol:
         """Put a ping among the replies."""
         self._reply(Ping(payload))
 
-    @property
-    def has_replies(self) -> bool:
-        return bool(self._replies)
-
     def take_replies(self) -> bytes:
         """Return the control frames to write now."""
-        frames = b"".join([frame for _, frame in self._replies])
-        self._replies.clear()
+        frames = b"".join([frame for _, frame in self.replies])
+        self.replies.clear()
         return frames
 
 

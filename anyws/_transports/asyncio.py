@@ -35,7 +35,7 @@ from .errors import forget_frames
 from .link import BufferedProtocol, leave
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from anyio.abc import TaskGroup
 
@@ -140,22 +140,19 @@ class AsyncioTransport(Transport, BufferedProtocol):
         if self._link.is_lost:
             self.connection_lost(self._link.error)
         else:
-            self._parse()
+            self.parse(one_message=True)
             if self._link.is_at_end:
                 self.eof_received()
             self._plan(self._liveness.deadline)
 
     # --- For the connection ---
 
-    async def read_more(self) -> None:
+    def read_more(self) -> Awaitable[None]:
         self._receives += 1
-        self._waiter = self._loop.create_future()
+        self._waiter = waiter = self._loop.create_future()
         if self._paused:
             self._look_around()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        return waiter
 
     def parse(self, *, one_message: bool = False) -> None:
         self.protocol.parse(one_message=one_message)
@@ -167,24 +164,14 @@ class AsyncioTransport(Transport, BufferedProtocol):
         if self._paused or self.protocol.has_unparsed:
             self._look_around()
 
-    async def write(self, data: str | bytes, *, finished: bool, compress: bool | None) -> None:
+    def write(
+        self, data: str | bytes, *, finished: bool, compress: bool | None
+    ) -> Awaitable[None] | None:
         if self._congested or self._senders:
-            await self._wait_for_turn()
-        protocol = self.protocol
-        if not protocol.sendable:
-            raise protocol.exception()
-        frame = protocol.encode(data, finished=finished, compress=compress)
-        if protocol.inbox.messages and self._corked_bytes + len(frame) < CHUNK_BYTES:
-            if not self._corked:
-                self._loop.call_soon(self._flush)
-            self._corked.append(frame)
-            self._corked_bytes += len(frame)
-        else:
-            self._flush(frame)
-        self._let_next_send()
-        # Closing already: a write has failed, and the loop is about to say so.
-        if self._congested or self._sink.is_closing():
-            await self._drain()
+            return self._write_in_turn(data, finished, compress)
+        if self._write_now(data, finished, compress):
+            return None
+        return self._drain()
 
     def write_replies(self) -> None:
         self._flush()
@@ -213,8 +200,12 @@ class AsyncioTransport(Transport, BufferedProtocol):
 
     def data_received(self, data: memoryview) -> None:
         self._liveness.heard(self._loop.time())
-        self.protocol.receive_data(data)
-        self._parse()
+        protocol = self.protocol
+        # Whoever receives comes for the next one soon, and if not, `_look_around` sees to it.
+        protocol.feed(data)
+        self._react()
+        if protocol.has_unparsed or self._paused:
+            self._look_around()
 
     def eof_received(self) -> bool:
         self._eof = True
@@ -283,20 +274,18 @@ class AsyncioTransport(Transport, BufferedProtocol):
         protocol = self.protocol
         if not protocol.sendable:
             self._react_to_end()
-        elif protocol.has_replies:
+        elif protocol.replies:
             self._flush()
         waiter = self._waiter
-        if (
-            waiter is not None
-            and not waiter.done()
-            and (
-                protocol.inbox.messages
-                or protocol.inbox.available
-                or not protocol.receivable
-                or self._eof
-            )
+        if waiter is not None and (
+            protocol.inbox.messages
+            or protocol.inbox.available
+            or not protocol.receivable
+            or self._eof
         ):
-            waiter.set_result(None)
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
 
     def _react_to_end(self) -> None:
         if self._close_deadline == math.inf and self._close_timeout is not None:
@@ -315,20 +304,12 @@ class AsyncioTransport(Transport, BufferedProtocol):
 
     # --- Reading ---
 
-    def _parse(self) -> None:
-        protocol = self.protocol
-        # Whoever receives comes for the next one soon, and if not, `_look_around` sees to it.
-        protocol.parse(one_message=True)
-        self._react()
-        if protocol.has_unparsed or self._paused:
-            self._look_around()
-
     def _look_around(self) -> None:
         """Read and parse on, or stop to, as there is room for it."""
         protocol = self.protocol
         too_much = protocol.reading and (
             (protocol.has_unparsed and protocol.unparsed_bytes >= CHUNK_BYTES)
-            or (self._waiter is None and protocol.wants_room and not protocol.inbox.full)
+            or (not self._is_awaited() and protocol.wants_room and not protocol.inbox.full)
         )
         if too_much is not self._paused and not self._eof:
             self._paused = too_much
@@ -342,6 +323,10 @@ class AsyncioTransport(Transport, BufferedProtocol):
             self._parse_at = self._loop.time() + (0 if soon else IDLE_AFTER)
             self._plan(self._parse_at)
 
+    def _is_awaited(self) -> bool:
+        """Whether somebody waits in `read_more`; who was cancelled has left without a word."""
+        return self._waiter is not None and not self._waiter.done()
+
     def _parse_on(self, now: float) -> None:
         """Parse what a receiver has left, unless it still comes for it."""
         self._parse_at = math.inf
@@ -351,6 +336,34 @@ class AsyncioTransport(Transport, BufferedProtocol):
             self.parse()
 
     # --- Writing ---
+
+    async def _write_in_turn(
+        self, data: str | bytes, finished: bool, compress: bool | None
+    ) -> None:
+        await self._wait_for_turn()
+        is_written = self._write_now(data, finished, compress)
+        self._let_next_send()
+        if not is_written:
+            await self._drain()
+
+    def _write_now(self, data: str | bytes, finished: bool, compress: bool | None) -> bool:
+        """Write a message, or hold it together with others; tell whether the system takes more."""
+        protocol = self.protocol
+        if not protocol.sendable:
+            raise protocol.exception()
+        frame = protocol.encode(data, finished=finished, compress=compress)
+        sink = self._sink
+        if protocol.inbox.messages and self._corked_bytes + len(frame) < CHUNK_BYTES:
+            if not self._corked:
+                self._loop.call_soon(self._flush)
+            self._corked.append(frame)
+            self._corked_bytes += len(frame)
+        elif self._corked or protocol.replies or self._congested or len(frame) > _PIECE:
+            self._flush(frame)
+        elif not sink.is_closing():
+            sink.write(frame)
+        # Closing already: a write has failed, and the loop is about to say so.
+        return not (self._congested or sink.is_closing())
 
     async def _wait_for_turn(self) -> None:
         if self._senders is None:
@@ -389,7 +402,7 @@ class AsyncioTransport(Transport, BufferedProtocol):
         """
         protocol = self.protocol
         frames = self._corked
-        if protocol.has_replies and not (self._congested and protocol.sendable):
+        if protocol.replies and not (self._congested and protocol.sendable):
             frames.append(protocol.take_replies())
         if frames:
             self._corked = []

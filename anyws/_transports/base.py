@@ -17,7 +17,7 @@ from anyio import Event, current_time
 from anyio.lowlevel import checkpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from anyio.abc import TaskGroup
 
@@ -84,8 +84,9 @@ class Transport(ABC):
         """Start what serves the connection; called once."""
 
     @abstractmethod
-    async def read_more(self) -> None:
-        """Return once more was fed to the protocol and parsed, or the stream has ended.
+    def read_more(self) -> Awaitable[None]:
+        """Return what to await, at once: until more was fed to the protocol and parsed, or the
+        stream has ended.
 
         One task at a time. Cancelled, it loses nothing: the next call goes on from there.
         """
@@ -99,12 +100,15 @@ class Transport(ABC):
         """Take note that something was taken from the inbox: there may be room again."""
 
     @abstractmethod
-    async def write(self, data: str | bytes, *, finished: bool, compress: bool | None) -> None:
+    def write(
+        self, data: str | bytes, *, finished: bool, compress: bool | None
+    ) -> Awaitable[None] | None:
         """Send a message, or its next fragment: whole, or not at all.
 
-        Returns when it was handed to the network. Cancelled before its first byte went out it
-        sends nothing; after that the frame is finished without the caller, or the connection
-        ends. Raises what `Protocol.exception` gives when the connection is over.
+        Returns ``None`` when it was handed to the network, or else what is to be awaited for that,
+        at once. Cancelled before its first byte went out it sends nothing; after that the frame
+        is finished without the caller, or the connection ends. Raises, or the awaiting does, what
+        `Protocol.exception` gives when the connection is over.
         """
 
     @abstractmethod
@@ -171,7 +175,7 @@ class Transport(ABC):
         """Say why the closing handshake took too long."""
         if self.protocol.ending.received is None:
             return "the peer's Close did not come in time"
-        if self.protocol.has_replies:
+        if self.protocol.replies:
             return "our Close could not be sent in time"
         return "the end of the stream did not come in time"
 

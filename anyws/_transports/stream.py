@@ -37,7 +37,7 @@ from .errors import forget_frames, note_failure
 from .writer import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from anyio.abc import AnyByteStream, ByteStream, TaskGroup
 
@@ -141,7 +141,7 @@ class StreamTransport(Transport):
                 self._receives += 1
                 if self._parked or self._read_cancelled:
                     self._look_around()
-            self.parse(one_message=True)
+            self._react()
         else:
             self._receives += 1
             self._progress = Event()
@@ -160,8 +160,10 @@ class StreamTransport(Transport):
         if self._parked and not self._inline_reading and not self.protocol.wants_room:
             self._look_around()
 
-    async def write(self, data: str | bytes, *, finished: bool, compress: bool | None) -> None:
-        await self._writer.write(data, finished=finished, compress=compress)
+    def write(
+        self, data: str | bytes, *, finished: bool, compress: bool | None
+    ) -> Awaitable[None] | None:
+        return self._writer.write(data, finished=finished, compress=compress)
 
     def write_replies(self) -> None:
         self._writer.wake()
@@ -174,7 +176,7 @@ class StreamTransport(Transport):
     def give_up(self, cause: str) -> None:
         since = self._writer.writing_since
         if since is None:
-            hopeless = not self.protocol.has_replies
+            hopeless = not self.protocol.replies
         else:
             hopeless = current_time() - since >= LAST_ATTEMPT
         if hopeless:
@@ -197,7 +199,7 @@ class StreamTransport(Transport):
             for callback in self._on_ending:
                 callback()
             self._writer.wake()
-        elif protocol.has_replies:
+        elif protocol.replies:
             self._writer.wake()
         if self._progress is not None and (protocol.inbox.available or not protocol.receivable):
             self._progress.set()
@@ -209,7 +211,7 @@ class StreamTransport(Transport):
     # --- Reading ---
 
     async def _read(self) -> None:
-        """Feed one chunk, or the end of the stream, to the protocol."""
+        """Feed one chunk, or the end of the stream, to the protocol, up to its first message."""
         handled = sys.exception()
         try:
             data = await self._receive(CHUNK_BYTES)
@@ -224,7 +226,7 @@ class StreamTransport(Transport):
         else:
             self._liveness.heard(current_time())
             self._writer.note_read()
-            self.protocol.receive_data(data)
+            self.protocol.feed(data)
 
     def _end_reading(self, error: Exception | None) -> None:
         self._eof = True
@@ -309,8 +311,11 @@ class StreamTransport(Transport):
             await self._read()
         self._wait_scope = None
         self._attendant_reading = False
-        # What follows the message that somebody waits for is theirs to parse.
-        self.parse(one_message=self._progress is not None)
+        if self._progress is None:
+            self.parse()
+        else:
+            # What follows the message that somebody waits for is theirs to parse.
+            self._react()
 
     async def _look_again(self) -> None:
         """Read once more before the peer is given up.

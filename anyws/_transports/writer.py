@@ -104,11 +104,13 @@ class Writer:
         self._corked_bytes = 0
         self._rest: memoryview | None = None  # of a direct write, for the task to go on with
 
-    async def write(self, data: str | bytes, *, finished: bool, compress: bool | None) -> None:
+    def write(
+        self, data: str | bytes, *, finished: bool, compress: bool | None
+    ) -> Awaitable[None] | None:
         """Send a message, or its next fragment; see `Transport.write`."""
         if self._direct is not None and not self._running:
             if self._write_directly(self._direct, data, finished, compress):
-                return
+                return None
             # The task has the rest.
             outgoing = _Outgoing(data, finished, compress)
             self._batch = [outgoing]
@@ -118,6 +120,9 @@ class Writer:
                 self._queue = deque()
             self._queue.append(outgoing)
             self.wake()
+        return self._wait_until_written(outgoing)
+
+    async def _wait_until_written(self, outgoing: _Outgoing) -> None:
         try:
             await outgoing.done.wait()
         except BaseException:
@@ -235,7 +240,7 @@ class Writer:
 
     def _send_corked(self, direct: DirectSocket) -> bool:
         frames = self._corked
-        if self._protocol.has_replies:
+        if self._protocol.replies:
             frames.append(self._protocol.take_replies())
         if not frames:
             return True
@@ -284,7 +289,7 @@ class Writer:
             return frames
         self._batch = []
         size = 0
-        if protocol.has_replies:
+        if protocol.replies:
             frames.append(protocol.take_replies())
         while self._queue and protocol.sendable and size < CHUNK_BYTES:
             outgoing = self._queue.popleft()

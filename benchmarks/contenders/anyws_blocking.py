@@ -39,7 +39,7 @@ def connect(target: Target) -> Iterator[Any]:
                 if not protocol.has_unparsed:
                     _read(sock, protocol)
                 parse()
-                if protocol.has_replies:
+                if protocol.replies:
                     sock.sendall(protocol.take_replies())
             return inbox.take()
 

@@ -60,7 +60,7 @@ def test_messages_of_every_length_of_length_arrive(role: Role, size: int) -> Non
     feed(p, to(p, BINARY, binary), to(p, TEXT, b"x" * size))
     assert messages(p) == [binary, "x" * size]
     assert p.sendable
-    assert not p.has_replies
+    assert not p.replies
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 4, 5, 7, 125, 126])
@@ -110,7 +110,7 @@ def test_an_end_that_has_just_begun_has_nothing_to_say(role: Role) -> None:
     assert p.reading
     assert p.receivable
     assert not p.finished
-    assert not p.has_replies
+    assert not p.replies
     assert not p.has_unparsed
     assert p.take_replies() == b""
     assert p.extensions == ()
@@ -380,9 +380,9 @@ def test_a_ping_is_answered_with_the_same_data(role: Role, payload: bytes) -> No
     """R-44, R-46, R-64."""
     p = protocol(role)
     feed(p, to(p, PING, payload))
-    assert p.has_replies
+    assert p.replies
     assert replies(p) == [(PONG, payload)]
-    assert not p.has_replies
+    assert not p.replies
 
 
 def test_each_ping_is_answered_in_turn(role: Role) -> None:
@@ -423,7 +423,7 @@ def test_pongs_are_told_to_who_waits_for_them(role: Role) -> None:
     assert pongs == [b"a", b"", b"a"]
     assert [type(pong) for pong in pongs] == [bytes] * 3
     assert p.sendable
-    assert not p.has_replies
+    assert not p.replies
 
 
 def test_a_ping_of_ours_has_at_most_125_bytes(role: Role) -> None:
@@ -434,7 +434,7 @@ def test_a_ping_of_ours_has_at_most_125_bytes(role: Role) -> None:
         assert replies(p) == [(PING, payload)]
     with pytest.raises(ValueError, match="too long"):
         p.ping(b"x" * 126)
-    assert not p.has_replies
+    assert not p.replies
     assert p.sendable
     p.ping(b"still")
     assert replies(p) == [(PING, b"still")]

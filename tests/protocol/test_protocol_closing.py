@@ -100,7 +100,7 @@ def test_open_and_the_end_of_the_stream_is_the_end_without_a_word(p: Protocol) -
     assert state(p) == (OPEN, FAILED)
     assert p.finished
     assert not p.sendable
-    assert not p.has_replies
+    assert not p.replies
 
 
 def test_closed_and_open_sends_nothing_and_reads_until_their_close(p: Protocol) -> None:
@@ -152,7 +152,7 @@ def test_failed_and_open_may_still_learn_why(p: Protocol) -> None:
     assert not p.sendable
     assert p.reading
     feed(p, to(p, PING, b"p"), to(p, TEXT, b"still here"))
-    assert not p.has_replies
+    assert not p.replies
     assert messages(p) == ["still here"]
 
 
@@ -162,7 +162,7 @@ def test_failed_and_closed_is_over_without_an_answer(p: Protocol) -> None:
     close_from_peer(p, 1008)
     assert state(p) == (FAILED, CLOSED)
     assert p.finished
-    assert not p.has_replies
+    assert not p.replies
     assert not p.ending.clean
     # The same cell the other way round: our answer was cut short.
     p = protocol(p.role)
@@ -178,7 +178,7 @@ def test_failed_and_failed_is_over(p: Protocol, end: Callable[[Protocol], None])
     end(p)
     assert state(p) == (FAILED, FAILED)
     assert p.finished
-    assert not p.has_replies
+    assert not p.replies
     assert isinstance(p.exception(), ConnectionBroken)
 
 
@@ -192,16 +192,16 @@ def test_after_a_write_that_was_cut_short_or_an_abort_no_frame_follows(
         p.write_failed(BrokenPipeError("gone"))
     else:
         p.abort("why", by_us=by_us)
-    assert not p.has_replies
+    assert not p.replies
     assert p.take_replies() == b""
     p.close(Close(1000))
-    assert not p.has_replies
+    assert not p.replies
     assert p.ending.sent is None
     # Nor does a Close that was not taken yet.
     p = protocol(p.role)
     p.close(Close(1000))
     p.write_failed(BrokenPipeError("gone"))
-    assert not p.has_replies
+    assert not p.replies
 
 
 @pytest.mark.parametrize("by_us", [None, False, True])
@@ -397,7 +397,7 @@ def test_closing_again_changes_nothing(p: Protocol) -> None:
     close_from_peer(p)
     p.close(Close(4002))
     assert p.ending.sent == Close(4000, "first")
-    assert not p.has_replies
+    assert not p.replies
 
 
 def test_closes_that_cross_are_one_each(p: Protocol) -> None:

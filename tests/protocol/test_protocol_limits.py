@@ -289,7 +289,7 @@ def test_what_follows_a_failure_is_not_kept(role: Role) -> None:
     assert not p.has_unparsed
     feed(p, close_frame(1000, mask=role is Role.SERVER), to(p, PING, b"p"), to(p, TEXT, b"t"))
     assert p.ending.received is None
-    assert not p.has_replies
+    assert not p.replies
     assert messages(p) == []
 
 
@@ -337,7 +337,7 @@ def test_a_flood_of_pongs_is_ignored(role: Role) -> None:
     assert traced_peak(p, [to(p, PONG, b"x" * 125) * 100] * 50) < 256 * KIB
     parse_all(p)
     assert p.sendable
-    assert not p.has_replies
+    assert not p.replies
     assert not p.inbox.available
 
 
@@ -427,11 +427,11 @@ def test_parsing_pauses_where_the_inbox_is_full(role: Role) -> None:
     assert len(p.inbox.messages) == 2
     assert p.wants_room
     assert p.has_unparsed
-    assert not p.has_replies
+    assert not p.replies
     p.inbox.take()
     assert not p.wants_room
     p.parse()
-    assert not p.has_replies
+    assert not p.replies
     assert messages(p) == ["x", "x"]
     p.parse()
     assert replies(p) == [(PONG, b"behind")]

@@ -242,7 +242,7 @@ class End:
         if chunk:
             other.p.receive_data(chunk)
         other.p.parse()
-        return bool(chunk) or other.p.has_unparsed or other.p.has_replies
+        return bool(chunk or other.p.has_unparsed or other.p.replies)
 
 
 @given(
