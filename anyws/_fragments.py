@@ -110,7 +110,9 @@ class FragmentReceiver:
         ws._receiving = True
         inbox.start_streaming()
         try:
-            await ws._wait_for(lambda: inbox.available)
+            await ws._turn()
+            while not inbox.available:
+                await ws._more()
         except BaseException:
             inbox.undo_streaming()
             ws._receiving = False
@@ -136,7 +138,9 @@ class FragmentReceiver:
             raise ClosedResourceError("the message is received within `async with` only")
         if inbox.streamed_to_end:
             raise StopAsyncIteration
-        await ws._wait_for(lambda: inbox.available)
+        await ws._turn()
+        while not inbox.available:
+            await ws._more()
         if inbox.streamed_to_end:
             raise StopAsyncIteration
         piece = inbox.take_piece()

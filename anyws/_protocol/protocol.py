@@ -20,7 +20,8 @@ FAILED (a write was   abort                    abort                         abo
 cut short)
 ====================  =======================  ============================  ====================
 
-**Reading.** `receive_data` keeps a chunk, `parse` works through what is kept. Parsing stops where
+**Reading.** `receive_data` keeps a chunk, `parse` works through what is kept, and `feed`, which a
+transport calls, does both for the next message, mostly without keeping it. Parsing stops where
 the inbox is full, after a bounded number of frames and bytes (`has_unparsed` then says that there
 is more), and, where the caller asks for it, after each message: whoever reads one message at a
 time meets a violation only behind the messages in front of it. A frame is handed to the engine

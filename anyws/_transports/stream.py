@@ -176,7 +176,7 @@ class StreamTransport(Transport):
     def give_up(self, cause: str) -> None:
         since = self._writer.writing_since
         if since is None:
-            hopeless = not self.protocol.replies
+            hopeless = not self._writer.owes
         else:
             hopeless = current_time() - since >= LAST_ATTEMPT
         if hopeless:

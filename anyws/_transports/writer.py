@@ -9,8 +9,10 @@ finished without it.
 
 A socket that can be written to directly tells how much it has taken. There the sender writes
 itself, and the task is started only where something is left over: to write that, and whatever
-comes meanwhile. While messages wait in the inbox, the frames that answer them are held together
-(`_corked`); they go out in one write, at the latest when the attendant gets its turn.
+comes meanwhile.
+
+While messages wait in the inbox, the frames that answer them are held together (`_corked`), and
+their senders go on. They go out in one write, as soon as the task or the attendant gets its turn.
 
 At the end it is the writer that closes the stream: in order or, when it was cancelled, by force.
 """
@@ -40,6 +42,10 @@ if TYPE_CHECKING:
 __all__ = ["Writer"]
 
 _logger = logging.getLogger("anyws.protocol")
+
+
+# Of what is held together, in bytes or code points.
+_LARGEST_HELD = CHUNK_BYTES // 4
 
 
 class _Outgoing:
@@ -114,6 +120,10 @@ class Writer:
             # The task has the rest.
             outgoing = _Outgoing(data, finished, compress)
             self._batch = [outgoing]
+        elif len(data) <= _LARGEST_HELD and self._may_hold:
+            self._cork(data, finished, compress)
+            self.wake()
+            return None
         else:
             outgoing = _Outgoing(data, finished, compress)
             if self._queue is None:
@@ -132,6 +142,11 @@ class Writer:
             raise
         if not outgoing.written:
             raise self._protocol.exception()
+
+    @property
+    def owes(self) -> bool:
+        """Whether there are frames that no write has begun with, and nobody waits for."""
+        return bool(self._corked or self._protocol.replies)
 
     def wake(self) -> None:
         """Look for something to write, or for the end."""
@@ -223,15 +238,18 @@ class Writer:
         protocol = self._protocol
         if not protocol.sendable:
             raise protocol.exception()
-        frame = protocol.encode(data, finished=finished, compress=compress)
-        self._corked_bytes += len(frame)
-        self._corked.append(frame)
+        self._cork(data, finished, compress)
         if protocol.inbox.messages and self._corked_bytes < CHUNK_BYTES and self._on_cork():
             return True
         is_written = self._send_corked(direct)
         if not protocol.sendable:
             raise protocol.exception()
         return is_written
+
+    def _cork(self, data: str | bytes, finished: bool, compress: bool | None) -> None:
+        frame = self._protocol.encode(data, finished=finished, compress=compress)
+        self._corked_bytes += len(frame)
+        self._corked.append(frame)
 
     def flush(self) -> None:
         """Write what was held together, and the protocol's replies."""
@@ -263,6 +281,18 @@ class Writer:
 
     # --- Writing by the task ---
 
+    @property
+    def _may_hold(self) -> bool:
+        """Whether the task waits, and a frame for it may be held together with those to come."""
+        protocol = self._protocol
+        return (
+            self._work is not None
+            and protocol.sendable
+            and not self._queue
+            and self._corked_bytes < CHUNK_BYTES
+            and bool(protocol.inbox.messages)
+        )
+
     async def _write_until_the_end(self) -> bool:
         """Tell whether the connection has come to its end."""
         while True:
@@ -288,7 +318,10 @@ class Writer:
             self._rest = None
             return frames
         self._batch = []
-        size = 0
+        frames += self._corked
+        size = self._corked_bytes
+        self._corked = []
+        self._corked_bytes = 0
         if protocol.replies:
             frames.append(protocol.take_replies())
         while self._queue and protocol.sendable and size < CHUNK_BYTES:

@@ -47,8 +47,8 @@ WRITING = [
         name="a sender writes in its own task",
         breaks="3.2, H1: a cancelled send never tears a frame",
         file="_transports/stream.py",
-        old="await self._writer.write(data, finished=finished, compress=compress)",
-        new="""await self._stream.send(
+        old="return self._writer.write(data, finished=finished, compress=compress)",
+        new="""return self._stream.send(
             self.protocol.encode(data, finished=finished, compress=compress)
         )""",
         scenario="send large",
@@ -152,8 +152,8 @@ RECEIVING = [
         name="receive takes a message and then lets a cancellation in",
         breaks="3.2, H16: a cancelled receive loses no message",
         file="_websocket.py",
-        old="            message = self._protocol.inbox.take()\n",
-        new="""            message = self._protocol.inbox.take()
+        old="            message = inbox.take()\n",
+        new="""            message = inbox.take()
             await checkpoint()
 """,
         scenario="receive whole",
@@ -162,11 +162,10 @@ RECEIVING = [
         name="receive does not look whether it is cancelled",
         breaks="3.4, H14: every operation is a checkpoint for cancellation",
         file="_websocket.py",
-        old="""            await checkpoint_if_cancelled()
-        while not ready():
+        old="""            await self._turn()
+            while not inbox.messages:
 """,
-        new="""            pass
-        while not ready():
+        new="""            while not inbox.messages:
 """,
         scenario="receive what was queued",
     ),
@@ -174,8 +173,8 @@ RECEIVING = [
         name="receive never lets other tasks run",
         breaks="3.4, H14: a peer that sends without pause must not starve other tasks",
         file="_websocket.py",
-        old="        if self._receives_in_turn >= MAX_RECEIVES_PER_TURN:\n",
-        new="        if self._receives_in_turn >= MAX_RECEIVES_PER_TURN**9:\n",
+        old="        if self._receives_in_turn < MAX_RECEIVES_PER_TURN:\n",
+        new="        if self._receives_in_turn < MAX_RECEIVES_PER_TURN**9:\n",
         scenario="flood",
     ),
     Mutant(
@@ -417,7 +416,7 @@ class Opening(ABC):""",
         name="a cancelled close makes no attempt at Close",
         breaks="3.2: aclose in a cancelled scope makes one attempt at Close",
         file="_transports/stream.py",
-        old="            hopeless = not self.protocol.replies\n",
+        old="            hopeless = not self._writer.owes\n",
         new="            hopeless = True\n",
         scenario="close by us",
     ),

@@ -97,6 +97,14 @@ class End:
     def arrive(self, chunk: bytes) -> None:
         self.p.receive_data(chunk)
 
+    def feed(self, chunk: bytes) -> list[Any]:
+        """As a transport does: one buffer for whatever comes, and on to the next message."""
+        taken = self.receive(300)
+        buffer = bytearray(chunk)
+        self.p.feed(memoryview(buffer))
+        buffer[:] = bytes(len(buffer))
+        return taken
+
     def parse(self, _: None) -> None:
         parse_all(self.p)
 
@@ -361,7 +369,8 @@ def cases(draw: st.DrawFn) -> Case:
         data = draw(st.sampled_from(kinds))(peer)
         places = sorted(draw(st.lists(st.integers(0, len(data)), max_size=4)))
         for start, end in zip([0, *places], [*places, len(data)], strict=True):
-            steps += [("arrive", data[start:end])] + [("parse", None)] * draw(st.integers(0, 1))
+            arrive = draw(st.sampled_from(["arrive", "feed"]))
+            steps += [(arrive, data[start:end])] + [("parse", None)] * draw(st.integers(0, 1))
         steps += draw(st.lists(BETWEEN, max_size=3))
         steps += draw(st.sampled_from(NEARLY_NEVER))
     return Case(role, compression, draw(LIMITS), steps + AT_LAST)

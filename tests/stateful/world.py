@@ -236,6 +236,8 @@ class World:
         self._armed.clear()
         self.perform(self._let_flow)
         self.perform(self._end_messages)
+        # Who waits for what is still on its way has to be through first.
+        self.advance(1.0)
         while any(self._may_receive(end) for end in self.ends):
             self.perform(*[partial(self._receive_all, end) for end in self.ends])
             self.advance(1.0)
