@@ -162,11 +162,15 @@ RECEIVING = [
         name="receive does not look whether it is cancelled",
         breaks="3.4, H14: every operation is a checkpoint for cancellation",
         file="_websocket.py",
-        old="""            await self._turn()
-            while not inbox.messages:
-""",
-        new="""            while not inbox.messages:
-""",
+        old="            return checkpoint_if_cancelled()\n",
+        new="            return self._nothing()\n",
+        also=(
+            (
+                "    def _turn(self) -> Awaitable[None]:\n",
+                "    async def _nothing(self) -> None:\n        pass\n\n"
+                "    def _turn(self) -> Awaitable[None]:\n",
+            ),
+        ),
         scenario="receive what was queued",
     ),
     Mutant(
