@@ -17,7 +17,7 @@ A map of the house, from the top down; data goes out this way and comes in the o
                                  words: codes, limits, exceptions
 """
 
-from ._accept import OnRequest, wrap_server_stream
+from ._accept import wrap_server_stream
 from ._client import connect_websocket, open_websocket, wrap_client_stream
 from ._close import Close, CloseCode, Closure, Role, Status
 from ._config import Config, Deflate
@@ -37,6 +37,7 @@ from ._errors import (
 from ._fragments import FragmentReceiver, FragmentSender
 from ._handlers import Handler, HandlersLike
 from ._handshake import WebSocketAttribute
+from ._policy import OnRequest
 from ._protocol.http import Headers, HeadersLike, Reject, Request, Response
 from ._protocol.origin import Origins
 from ._server import Server, open_server, serve

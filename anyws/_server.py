@@ -33,10 +33,10 @@ from anyio import (
 from anyio.abc import SocketAttribute
 from anyio.streams.stapled import MultiListener
 
-from ._accept import Policy
 from ._config import as_config, check_range
 from ._connection import leave_task_group
 from ._handlers import Handlers
+from ._policy import Policy
 from ._served import Served, Service
 from ._transports.sockets import AcceptedStream, accept_sockets, socket_of
 
@@ -48,9 +48,9 @@ if TYPE_CHECKING:
 
     from anyio.abc import ByteStream, Listener, TaskGroup, TaskStatus
 
-    from ._accept import OnRequest
     from ._config import Config
     from ._handlers import Handler, HandlersLike
+    from ._policy import OnRequest
     from ._protocol.http import HeadersLike
     from ._protocol.origin import Origins
     from ._transports.sockets import Accepted

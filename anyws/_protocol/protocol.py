@@ -50,6 +50,7 @@ from .._close import (
     is_wire_code,
 )
 from .._config import CHUNK_BYTES, LANE, MAX_FRAMES_PER_TURN, MIB, Config
+from .deflate import PerMessageDeflate
 from .ending import By, Ending
 from .fastlane import FastLane, WrongMessageError, compressed_limit
 from .frames import CLOSE, CONTINUATION, Head, peek, unmask_control
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
     from wsproto.events import Event
 
     from .._errors import ConnectionClosed
-    from .deflate import PerMessageDeflate
+    from .negotiation import Negotiated
 
 __all__ = ["Half", "Protocol"]
 
@@ -119,6 +120,14 @@ class Protocol:
         self._fragments = 0
         self._message_bytes = 0
         self._compressed = False
+
+    @classmethod
+    def negotiated(cls, role: Role, config: Config, extension: Negotiated | None) -> Protocol:
+        """Return that of a connection whose opening handshake has settled this extension."""
+        deflate = None
+        if extension is not None and config.compression is not None:
+            deflate = PerMessageDeflate(extension, config.compression, config.max_message_size)
+        return cls(role, config, deflate)
 
     @property
     def _engine(self) -> Connection:

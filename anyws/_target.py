@@ -1,0 +1,64 @@
+"""Whom to ask and what for: the arguments of every way in that starts with a URL, checked."""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING
+
+from ._protocol.handshake_client import ClientHandshake
+from ._protocol.url import parse_url
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ._config import Config
+    from ._protocol.http import HeadersLike
+    from ._protocol.url import URL
+
+__all__ = ["Arguments", "Target"]
+
+
+class Arguments:
+    """What a caller may say about the request."""
+
+    def __init__(
+        self, subprotocols: Sequence[str], headers: HeadersLike | None, origin: str | None
+    ) -> None:
+        self._subprotocols = subprotocols
+        # Iterables of pairs can be read once, and opening twice is legal.
+        self._headers = headers if headers is None or hasattr(headers, "items") else list(headers)
+        self._origin = origin
+
+    def handshake(self, url: URL, config: Config) -> ClientHandshake:
+        return ClientHandshake(
+            url,
+            subprotocols=self._subprotocols,
+            headers=self._headers,
+            origin=self._origin,
+            compression=config.compression,
+        )
+
+
+class Target:
+    """A server on the network.
+
+    tls:
+        The context for TLS, where the URL asks for that.
+    """
+
+    def __init__(self, url: str, port: int | None, ssl_context: ssl.SSLContext | None) -> None:
+        self.url: URL = parse_url(url, port)
+        if ssl_context is not None and not self.url.secure:
+            raise ValueError("ssl_context is for wss:// URLs, and this is a ws:// URL")
+        self._ssl_context = ssl_context
+
+    def tls(self) -> ssl.SSLContext | None:
+        if not self.url.secure:
+            return None
+        return self._ssl_context or _default_context()
+
+
+def _default_context() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context

@@ -1,0 +1,411 @@
+"""The transport of programs without an event loop: whoever calls does the work.
+
+There is no task and no thread. Pings are answered, a Close is noticed and keepalive works while
+some thread is in a call that waits: it *serves* the connection meanwhile.
+
+**Threads.** One lock (`lock`) guards the protocol and everything here; it is never held while a
+thread waits for the network. One thread at a time reads (`_is_reading`) and one writes
+(`_is_writing`); the others wait for `_changed`. Reading and writing are independent: a thread
+whose write does not get on reads meanwhile, where nobody else does, since the peer may be stuck in
+the same way.
+
+**Writing.** What the system does not take at once is `_unsent`, and goes out before anything else.
+A frame is encoded only by the thread that may write, so order of encoding is order on the wire.
+
+**Interrupts.** An exception that comes from outside (`KeyboardInterrupt`) while a frame is written
+breaks the connection, which says so; no other frame follows half a frame. The same goes for the
+moment in which what was received is parsed. While a thread waits, nothing is lost.
+
+**The end.** The socket is closed by whoever ends the connection or, while another thread is within
+a call of the system for it, by that thread: the number of a closed socket may be another's.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from .._close import Role
+from .._config import LINGER
+from .._protocol.protocol import Half
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from .._config import Config
+    from .._protocol.protocol import Protocol
+    from .base import Liveness
+    from .blocking_stream import BlockingStream
+
+__all__ = ["BlockingTransport"]
+
+
+class BlockingTransport:
+    def __init__(
+        self, stream: BlockingStream, protocol: Protocol, config: Config, liveness: Liveness
+    ) -> None:
+        self.protocol = protocol
+        self.closed: bool = False  # the socket is, or will be as soon as nobody waits for it
+        self.is_received: bool = False  # a thread waits for a message
+        self._stream = stream
+        self._liveness = liveness
+        self._write_timeout = config.write_timeout
+        self._close_timeout = config.close_timeout
+        self.lock: threading.Lock = threading.Lock()
+        self._changed = threading.Condition(self.lock)
+        self._waiting = 0  # threads that wait for a change
+        self._is_reading = False
+        self._is_writing = False
+        self._unsent: bytes | memoryview = b""
+        self._eof = False
+        self._is_ending = False
+        self._close_deadline = math.inf
+
+    # --- For the connection ---
+
+    def serve_until(self, ready: Callable[[], object], deadline: float) -> bool:
+        """Serve the connection until it is so; tell whether it was in time.
+
+        The caller holds the lock, and has it back when this returns.
+        """
+        while not ready():
+            if not self._serve(deadline) and time.monotonic() >= deadline:
+                return bool(ready())
+        return True
+
+    def taken(self) -> None:
+        """Take note that something was taken from the inbox. The caller holds the lock."""
+        self._note_change()
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Return a context manager in which the protocol may be changed.
+
+        What it says to that is sent afterwards, as far as it is taken at once.
+        """
+        with self.lock:
+            yield
+            self._reply()
+            self._note_change()
+
+    def write(self, data: str | bytes, *, finished: bool, compress: bool | None) -> None:
+        """Send a message, or its next fragment. Raises what `Protocol.exception` gives.
+
+        The caller holds the lock, and has it back when this returns.
+        """
+        while self._is_writing:
+            self._wait_for_change(math.inf)
+        protocol = self.protocol
+        if not protocol.sendable:
+            raise protocol.exception()
+        self._is_writing = True
+        try:
+            self._put(protocol.encode(data, finished=finished, compress=compress))
+            self._push()
+            if self._unsent:
+                self._push_on()
+            self._is_writing = False
+            if protocol.replies:
+                # Of what another thread has received meanwhile.
+                self._reply()
+        except OSError as error:
+            self._fail(error)
+            raise protocol.exception() from error
+        except BaseException:
+            if not protocol.finished:
+                self._abort("a write was interrupted", by_us=True)
+            raise
+        finally:
+            self._is_writing = False
+            if self.closed:
+                self._leave_socket()
+            if self._waiting:
+                self._changed.notify_all()
+
+    def end_within(self, seconds: float | None) -> None:
+        """Go through the closing handshake, which has begun, and close the stream."""
+        with self.lock:
+            now = time.monotonic()
+            if seconds is not None:
+                self._close_deadline = min(self._close_deadline, now + seconds)
+            if self._is_ending:
+                while not self.closed:
+                    self._wait_for_change(math.inf)
+                return
+            self._is_ending = True
+            try:
+                self._end()
+            except BaseException:
+                self._abort("the closing handshake was interrupted", by_us=True)
+                raise
+            finally:
+                self._close()
+
+    def abort(self, cause: str, *, by_us: bool = False) -> None:
+        """Cut the stream now."""
+        with self.lock:
+            self._abort(cause, by_us=by_us)
+            self._close()
+
+    # --- Serving; the lock is held ---
+
+    def _serve(self, deadline: float) -> bool:
+        """Do what there is to do, or wait for it; tell whether anything was done."""
+        protocol = self.protocol
+        now = time.monotonic()
+        self._check_timers(now)
+        if protocol.has_unparsed and not protocol.inbox.full:
+            self._parse(b"")
+            return True
+        until = min(deadline, self._next_timer())
+        return self._read(until) if self._may_read() else self._wait_for_change(until)
+
+    def _may_read(self) -> bool:
+        """Whether nobody reads, and there is room for more."""
+        if self._is_reading or self._eof:
+            return False
+        protocol = self.protocol
+        return not (protocol.inbox.full if self.is_received else protocol.wants_room)
+
+    def _wait_for_change(self, deadline: float) -> bool:
+        self._waiting += 1
+        try:
+            wait = min(deadline - time.monotonic(), threading.TIMEOUT_MAX)
+            return self._changed.wait(max(wait, 0))
+        finally:
+            self._waiting -= 1
+
+    def _note_change(self) -> None:
+        if self._waiting:
+            self._changed.notify_all()
+
+    @contextmanager
+    def _unlocked(self) -> Iterator[None]:
+        self.lock.release()
+        try:
+            yield
+        finally:
+            self.lock.acquire()
+
+    # --- Reading; the lock is held ---
+
+    def _read(self, deadline: float) -> bool:
+        """Read once; tell whether anything came."""
+        stream = self._stream
+        self._is_reading = True
+        try:
+            if self._unsent and not self._is_writing:
+                with self._unlocked():
+                    came, takes_more = stream.wait(deadline, read=True)
+                if takes_more:
+                    self._reply()
+                if not came:
+                    return takes_more
+                deadline = 0
+            self.lock.release()
+            try:
+                came = stream.fetch(deadline)
+            finally:
+                self.lock.acquire()
+            if came:
+                self._take()
+            return came
+        except OSError as error:
+            self._end_reading(error)
+            return True
+        finally:
+            self._is_reading = False
+            self._leave_socket()
+            self._note_change()
+
+    def _take(self) -> None:
+        """Feed what was fetched to the protocol."""
+        stream = self._stream
+        data = stream.take()
+        if data:
+            self._liveness.heard(time.monotonic())
+            self._parse(data)
+        if stream.eof:
+            self._end_reading(None)
+
+    def _end_reading(self, error: OSError | None) -> None:
+        self._eof = True
+        self.protocol.receive_eof(error)
+        self._note_change()
+
+    def _parse(self, data: bytes) -> None:
+        """Go on to the next message in what was received, and in this."""
+        protocol = self.protocol
+        try:
+            if data:
+                protocol.feed(data)
+            else:
+                protocol.parse(one_message=True)
+        except BaseException:
+            self._abort("an interrupt came while something was received", by_us=True)
+            raise
+        if not protocol.sendable:
+            self._note_ending()
+        if protocol.replies:
+            self._reply()
+
+    # --- Writing; the lock is held ---
+
+    def _put(self, frame: bytes) -> None:
+        """Put what the protocol owes, and a frame, behind what is unsent."""
+        protocol = self.protocol
+        if protocol.replies:
+            frame = protocol.take_replies() + frame
+        data = self._stream.wrap(frame)
+        self._unsent = b"".join((self._unsent, data)) if self._unsent else data
+
+    def _push(self) -> None:
+        """Write what the system takes at once."""
+        sent = self._stream.send_now(self._unsent)
+        if sent == len(self._unsent):
+            self._unsent = b""
+        elif sent:
+            self._unsent = memoryview(self._unsent)[sent:]
+
+    def _push_on(self) -> None:
+        """Write all of it, and read meanwhile where nobody else does."""
+        protocol = self.protocol
+        limit = math.inf if self._write_timeout is None else self._write_timeout
+        stalled_at = time.monotonic() + limit
+        while self._unsent and not self.closed:
+            now = time.monotonic()
+            if now >= stalled_at:
+                cause = f"a write stalled: the peer took nothing for {limit:.3g} s"
+                self._abort(cause)
+                raise protocol.exception()
+            self._check_timers(now)
+            reads = self._may_read()
+            until = min(stalled_at, self._next_timer())
+            self._is_reading |= reads
+            try:
+                with self._unlocked():
+                    came, takes_more = self._stream.wait(until, read=reads)
+                if came and self._stream.fetch(0):
+                    self._take()
+            finally:
+                if reads:
+                    self._is_reading = False
+            if takes_more and not self.closed:
+                self._push()
+                stalled_at = time.monotonic() + limit
+            if not self._unsent and protocol.replies:
+                self._put(b"")
+        if self._unsent:
+            raise protocol.exception()
+
+    def _reply(self) -> None:
+        """Write what is owed; what the system does not take is left for the next who writes."""
+        if self._is_writing or self.closed or not (self.protocol.replies or self._unsent):
+            return
+        try:
+            self._put(b"")
+            self._push()
+        except OSError as error:
+            self._fail(error)
+        except BaseException:
+            self._abort("a write was interrupted", by_us=True)
+            raise
+
+    def _fail(self, error: OSError) -> None:
+        """A write has failed: their Close may be here already, and then it is the reason."""
+        self._unsent = b""
+        self.protocol.write_failed(error)
+        self._note_ending()
+        if self._is_reading:
+            return
+        try:
+            while not self._eof and self._stream.fetch(0):
+                self._take()
+        except OSError as other:
+            self._end_reading(other)
+
+    # --- Time; the lock is held ---
+
+    def _next_timer(self) -> float:
+        return min(self._close_deadline, self._liveness.deadline)
+
+    def _check_timers(self, now: float) -> None:
+        if now >= self._close_deadline and not self.protocol.finished:
+            self._abort(self._what_was_late())
+        liveness = self._liveness
+        if not self.protocol.sendable or now < liveness.deadline:
+            return
+        liveness.check(now)
+        if liveness.suspects:
+            # What came while the program was elsewhere has not been read either.
+            if self._may_read():
+                self._read(0)
+            if liveness.suspects:
+                liveness.judge(now)
+        if liveness.failure is not None and self.protocol.sendable:
+            self._abort(liveness.failure)
+        self._reply()
+
+    def _what_was_late(self) -> str:
+        if self.protocol.replies or self._unsent:
+            return "our Close could not be sent in time"
+        return "the peer's Close did not come in time"
+
+    # --- The end; the lock is held ---
+
+    def _note_ending(self) -> None:
+        if self._close_deadline == math.inf and self._close_timeout is not None:
+            self._close_deadline = time.monotonic() + self._close_timeout
+        self._liveness.end()
+
+    def _end(self) -> None:
+        protocol = self.protocol
+        self._note_ending()
+        self._reply()
+        while not protocol.finished:
+            self._serve(self._close_deadline)
+        if self.closed or protocol.ours is Half.FAILED:
+            return
+        while self._unsent and time.monotonic() < self._close_deadline and not self._eof:
+            self._read_or_wait(self._close_deadline)
+        if protocol.theirs is Half.CLOSED and protocol.role is Role.SERVER:
+            self._stream.end_our_half()
+            return
+        deadline = self._close_deadline
+        if protocol.theirs is not Half.CLOSED:
+            # Closing over unread data resets the connection, and the reset may overtake our Close.
+            self._stream.end_our_half()
+            deadline = min(deadline, time.monotonic() + LINGER)
+        # The server closes first (RFC 6455, section 7.1.1).
+        while not self._eof and time.monotonic() < deadline:
+            self._read_or_wait(deadline)
+
+    def _read_or_wait(self, deadline: float) -> None:
+        if self._is_reading:
+            self._wait_for_change(deadline)
+        else:
+            self._read(deadline)
+
+    def _abort(self, cause: str, *, by_us: bool = False) -> None:
+        self.protocol.abort(cause, by_us=by_us)
+        self._unsent = b""
+        self._liveness.end()
+        self._close()
+
+    def _close(self) -> None:
+        if not self.closed:
+            self.closed = self._eof = True
+            self._stream.cut()
+        self.protocol.receive_eof()
+        if not self.protocol.finished:
+            self.protocol.abort("the stream was closed")
+        self._leave_socket()
+        self._note_change()
+
+    def _leave_socket(self) -> None:
+        """Close the socket, if that is to be done, unless some thread waits for it."""
+        if self.closed and not (self._is_reading or self._is_writing):
+            self._stream.close()
