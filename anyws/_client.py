@@ -61,7 +61,8 @@ def open_websocket(
 
     :param url: ``ws://`` or ``wss://``; user information in it is sent as Basic authorization
     :param subprotocols: offered to the server, the preferred first
-    :param headers: more headers for the request: a mapping, or pairs
+    :param headers: more headers for the request: a mapping, pairs, or one string of lines with
+        CRLF between them
     :param origin: the ``Origin`` header, for servers that ask for one
     :param ssl_context: for ``wss://``; default: certificates are verified, TLS 1.2 at least
     :param port: instead of the URL's

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ssl
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, TypeGuard
 
 from ._protocol.handshake_client import ClientHandshake
 from ._protocol.url import parse_url
@@ -26,7 +27,7 @@ class Arguments:
     ) -> None:
         self._subprotocols = subprotocols
         # Iterables of pairs can be read once, and opening twice is legal.
-        self._headers = headers if headers is None or hasattr(headers, "items") else list(headers)
+        self._headers = list(headers) if _is_read_once(headers) else headers
         self._origin = origin
 
     def handshake(self, url: URL, config: Config) -> ClientHandshake:
@@ -37,6 +38,10 @@ class Arguments:
             origin=self._origin,
             compression=config.compression,
         )
+
+
+def _is_read_once(headers: HeadersLike | None) -> TypeGuard[Iterable[tuple[str, str]]]:
+    return headers is not None and not isinstance(headers, (Mapping, str))
 
 
 class Target:
