@@ -113,11 +113,9 @@ class Client:
         if polled and dispatch is not None:
             raise ValueError("events are polled or dispatched, not both")
         self._config = as_config(config)
-        self._make = partial(
+        make = partial(
             open_websocket,
             url,
-            # One that is a str is refused.
-            subprotocols=subprotocols if isinstance(subprotocols, str) else tuple(subprotocols),
             headers=make_headers(headers),
             origin=origin,
             ssl_context=ssl_context,
@@ -125,7 +123,8 @@ class Client:
             config=self._config,
         )
         # Errors in the arguments are the caller's, and raised where the caller stands.
-        self._make()
+        make(subprotocols=subprotocols)
+        self._make = partial(make, subprotocols=tuple(subprotocols))
         self._url = parse_url(url, port)
         self._polled = polled
         self._dispatch = dispatch
