@@ -103,11 +103,13 @@ def test_an_event_that_comes_while_poll_waits_wakes_it():
         client.open()
         assert client.poll(GUARD) == 1
         ws = peer.wait()
+        before = time.monotonic()
         for _ in range(100):
             sender = threading.Thread(target=ws.send, args=("x",))
             sender.start()
             assert client.poll(GUARD) == 1
             sender.join()
+        assert time.monotonic() - before < 10
         client.close()
         peer.release()
         assert poll_to_the_end(client) == 1
@@ -304,6 +306,36 @@ def test_interrupts_at_any_moment_lose_no_event_and_deliver_none_twice():
     assert first == second
     assert [type(event) for event in first] == [Opened, *[Message] * number, Closed]
     assert [event.data for event in first[1:-1]] == [str(index) for index in range(number)]
+    assert interrupts > 20
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such timers")
+def test_interrupts_within_send_lose_no_message_and_nothing_hangs():
+    """What `send` has returned for arrives; what it was interrupted in arrives once, or not."""
+    number = 30_000
+    certain: set[str] = set()
+    received: list[Any] = []
+
+    def take(ws: anyws.sync.WebSocket) -> None:
+        received.extend(ws)
+
+    pause = random.Random(2)
+    index = 0
+    interrupts = 0
+    with served(take) as url, opened(url) as (client, _):
+        while index < number:
+            try:
+                with interrupted_in(pause.uniform(0.00002, 0.001)):
+                    while index < number:
+                        message, index = str(index), index + 1
+                        client.send(message)
+                        certain.add(message)
+            except KeyboardInterrupt:
+                interrupts += 1
+        client.send("last", timeout=GUARD)
+    assert received[-1] == "last"
+    assert certain <= set(received)
+    assert received[:-1] == sorted(set(received[:-1]), key=int)
     assert interrupts > 20
 
 
