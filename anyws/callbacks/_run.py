@@ -214,7 +214,8 @@ class Run:
         else:
             self._end(None)
         finally:
-            # Where it was cancelled from outside, no event tells.
+            # Behind the last event, so that what has ended has told so; who delivers that sets this,
+            # too, if it is faster. Where the run was cancelled from outside, no event tells.
             self.ended = True
             self._wake_senders()
 
@@ -227,8 +228,6 @@ class Run:
         else:
             closure = _closed_by_us("this end closed the connection before it was open")
             self._inbox.put(self, Closed, (closure,))
-        # Behind that: what has ended has told so. Who delivers it sets this, too, if it is faster.
-        self.ended = True
 
     async def _live(self, websocket: WebSocket) -> None:
         self.websocket = websocket

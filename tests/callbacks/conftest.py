@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,15 @@ from callbacks.clients import GUARD, threads_of_ours  # noqa: E402 - after that 
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+@pytest.fixture
+def restless_threads() -> Iterator[None]:
+    """Threads take turns a thousand times as often as usual, and so in places where they seldom do."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(5e-6)
+    yield
+    sys.setswitchinterval(before)
 
 
 @pytest.fixture(autouse=True)

@@ -42,7 +42,8 @@ class Block:
     def __call__(self, event: Event) -> None:
         if isinstance(event, self._kind) and not self.is_within.is_set():
             self.is_within.set()
-            assert self.go_on.wait(GUARD)
+            # Longer than anybody waits for what this must not hold up.
+            assert self.go_on.wait(2 * GUARD)
 
 
 # --- Threads ---
@@ -192,6 +193,8 @@ def test_an_end_is_told_also_while_all_others_are_slow():
         client = Client(url, heard, config=QUICK)
         client.open()
         heard.wait_for(Opened)
+        (worker,) = heard.threads
+        worker.join(GUARD)
         slow.close()
         client.close()
         heard.wait_for_end()

@@ -162,6 +162,22 @@ def test_a_message_before_close_is_sent_before_it():
             ws.receive(GUARD)
 
 
+def test_close_waits_for_what_a_slow_peer_has_not_taken_yet():
+    config = Config(compression=None)
+    server_config = dataclasses.replace(QUICK, max_message_size=None)
+    with peered(config=server_config) as (url, peer), opened(url, config=config) as (client, heard):
+        ws = peer.wait()
+        for _ in range(5):
+            client.send(bytes(3_000_000))
+        client.close()
+        assert client.pending_bytes > 0
+        assert [len(ws.receive(GUARD)) for _ in range(5)] == [3_000_000] * 5
+        with pytest.raises(anyws.ClosedByPeer):
+            ws.receive(GUARD)
+        peer.release()
+        assert heard.wait_for_end().clean
+
+
 def test_a_peer_that_takes_nothing_is_cut_when_the_time_for_closing_is_over():
     config = Config(close_timeout=0.3, compression=None)
     with peered() as (url, peer), opened(url, peer=peer, config=config) as (client, heard):
@@ -194,19 +210,19 @@ def test_a_client_can_be_opened_again_when_it_has_ended():
     assert heard.messages == ["1", "2", "3"]
 
 
-def test_a_listener_may_open_again_at_the_end():
+def test_a_listener_may_open_again_at_the_end(restless_threads):
     heard = Heard()
     with served(lambda ws: ws.send("hello")) as url:
         client = Client(url, heard, config=QUICK)
 
         def open_again(event: Closed) -> None:
-            if len(heard.ends) < 3:
+            if len(heard.ends) < 30:
                 event.client.open()
 
         client.add_listener(Closed, open_again)
         client.open()
-        heard.wait_for_end(3)
-    assert heard.kinds == [Opened, Message, Closed] * 3
+        heard.wait_for_end(30)
+    assert heard.kinds == [Opened, Message, Closed] * 30
 
 
 def test_opening_what_is_open_raises():
@@ -571,7 +587,7 @@ def test_wrong_arguments_are_refused_where_the_client_is_made(arguments, options
         Client(*arguments, **options)
 
 
-def test_every_open_of_a_client_that_many_threads_use_ends_with_one_event():
+def test_every_open_of_a_client_that_many_threads_use_ends_with_one_event(restless_threads):
     """Nobody waits for anybody; whatever they do, events and ends stay in order."""
     heard = Heard()
     openings = 0
