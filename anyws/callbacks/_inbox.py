@@ -107,6 +107,7 @@ class Inbox:
     def deliver(self, client: Client, limit: int) -> int:
         """Call the listeners of so many events at most; return of how many they were called."""
         delivered = 0
+        # Where the last delivery was interrupted before it did so.
         self._offer_room()
         while delivered < limit and (entry := self._head(client)) is not None:
             while entry.left:

@@ -28,6 +28,7 @@ class Heard:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.threads: set[threading.Thread] = set()
+        self.told: list[type[Event]] = []
         self._changed = threading.Condition()
 
     def __call__(self, event: Event) -> None:
@@ -35,6 +36,10 @@ class Heard:
             self.events.append(event)
             self.threads.add(threading.current_thread())
             self._changed.notify_all()
+
+    def kinds_only(self, event: Event) -> None:
+        """Remember of what kind it was, and nothing that refers to the client."""
+        self.told.append(type(event))
 
     def wait_for(self, kind: type[E], number: int = 1) -> E:
         """Return the latest of so many events of a kind, as soon as it is there."""

@@ -327,17 +327,23 @@ def received_close(ws: anyws.sync.WebSocket) -> Any:
 
 @pytest.mark.parametrize("options", [{}, {"polled": True}, {"dispatch": lambda call: None}])
 def test_a_client_that_nobody_holds_is_closed_and_says_so(options):
+    heard = Heard()
     with peered() as (url, peer):
-        client = Client(url, print, config=QUICK, **options)
+        client = Client(url, heard.kinds_only, config=QUICK, **options)
         client.open()
         ws = peer.wait()
+        (*_, thread) = [one for one in threads_of_ours() if one.name == "anyws callbacks"]
         while not client.is_open:
             time.sleep(0.001)
         with pytest.warns(ResourceWarning, match="was dropped without"):  # noqa: PT031
             # A listener may have it yet, for the length of an event.
             del client
             close = received_close(ws)
+            peer.release()
+            # The warning refers to the client, which is told nothing more all the same.
+            thread.join(GUARD)
         assert close == anyws.Close(1001)
+        assert Closed not in heard.told
 
 
 def test_a_client_whose_listeners_refer_to_it_is_closed_when_it_is_collected():
@@ -419,12 +425,17 @@ def test_a_program_that_ends_closes_its_connections_and_leaves_at_once(tmp_path,
 def test_a_program_whose_peer_does_not_answer_and_whose_listener_blocks_ends_all_the_same(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(
-        PROGRAM + "client.add_listener(Opened, print)\n"
+        "import atexit, threading\n"
+        "atexit.register(lambda: print([one.name for one in threading.enumerate()]))\n"
+        + PROGRAM
+        + "client.add_listener(Opened, print)\n"
         "blocked = Client(sys.argv[1], {Opened: lambda event: (is_open.set(), threading.Event().wait())})\n"
         "is_open.clear()\nblocked.open()\nis_open.wait(10)\n"
     )
     with peered() as (url, _), started(program, url) as process:
         assert process.wait(GUARD) == 0
+        # That with the event loop has ended; nobody can end the other.
+        assert process.stdout.read() == "['MainThread', 'anyws listeners']\n"
 
 
 def test_opening_when_the_interpreter_is_exiting_raises(tmp_path):
