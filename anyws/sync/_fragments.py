@@ -52,7 +52,7 @@ class FragmentSender:
         check_fragment(data, self._type)
         with ws._transport.lock:
             try:
-                ws._transport.write(data, finished=False, compress=self._compress)
+                ws._write(data, finished=False, compress=self._compress, message=self)
             finally:
                 if ws._protocol.in_message:
                     self._type = type(data)
@@ -67,13 +67,14 @@ class FragmentSender:
         try:
             if exc is None and self._type is not None:
                 with ws._transport.lock:
-                    ws._transport.write(self._type(), finished=True, compress=None)
+                    ws._write(self._type(), finished=True, compress=None, message=self)
         finally:
             # Whatever it was that kept the last frame from being sent.
             if ws._protocol.in_message and ws.is_open:
                 ws._begin_close(CloseCode.INTERNAL_ERROR, "a message was left unfinished")
-            with ws._transport.changing():
+            with ws._transport.lock:
                 ws._fragmented = None
+                ws._transport.changed()
 
 
 class FragmentReceiver:
@@ -93,12 +94,13 @@ class FragmentReceiver:
         inbox = ws._inbox
         with ws._transport.lock:
             ws._begin_receiving()
-            inbox.start_streaming()
             try:
+                inbox.start_streaming()
                 self._wait()
             except BaseException:
+                ws._transport.is_received = False
                 inbox.undo_streaming()
-                ws._end_receiving()
+                ws._transport.taken()
                 raise
             self._entered = True
             # A message has at least one piece, be it an empty one.
@@ -141,5 +143,6 @@ class FragmentReceiver:
     ) -> None:
         ws = self._ws
         with ws._transport.lock:
+            ws._transport.is_received = False
             ws._inbox.stop_streaming()
-            ws._end_receiving()
+            ws._transport.taken()
