@@ -138,7 +138,7 @@ class BlockingTransport:
             self._fail(error)
             raise protocol.exception() from error
         except BaseException:
-            if not protocol.finished:
+            if not self.closed:
                 self._abort("a write was interrupted", by_us=True)
             raise
         finally:
@@ -160,11 +160,10 @@ class BlockingTransport:
             self._is_ending = True
             try:
                 self._end()
+                self._close()
             except BaseException:
                 self._abort("the closing handshake was interrupted", by_us=True)
                 raise
-            finally:
-                self._close()
 
     def abort(self, cause: str, *, by_us: bool = False) -> None:
         """Cut the stream now."""
@@ -179,6 +178,8 @@ class BlockingTransport:
         protocol = self.protocol
         now = time.monotonic()
         self._check_timers(now)
+        if self.closed:
+            return True
         if protocol.has_unparsed and not protocol.inbox.full:
             self._parse()
             return True
@@ -282,6 +283,7 @@ class BlockingTransport:
             self._note_ending()
         if protocol.replies:
             self._reply()
+        self._note_change()
 
     # --- Writing; the lock is held ---
 
@@ -329,6 +331,7 @@ class BlockingTransport:
             finally:
                 if reads:
                     self._is_reading = False
+                    self._note_change()
             if takes_more and not self.closed:
                 self._push()
                 stalled_at = time.monotonic() + limit
@@ -469,14 +472,11 @@ class BlockingTransport:
 
 
 def _acquire(lock: threading.Lock) -> None:
-    """Acquire a lock whatever interrupts that; an interrupt is raised afterwards."""
-    interrupt: BaseException | None = None
+    """Acquire a lock, also where an interrupt comes meanwhile; that leaves afterwards."""
     acquired: list[bool] = []
-    while not acquired:
-        try:
-            # It was acquired or it was not, and the list knows.
-            acquired.extend(map(lock.acquire, (True,)))
-        except BaseException as error:  # noqa: BLE001 - raised below
-            interrupt = error
-    if interrupt is not None:
-        raise interrupt
+    try:
+        # It was acquired or it was not, and the list knows.
+        acquired.extend(map(lock.acquire, (True,)))
+    finally:
+        if not acquired:
+            _acquire(lock)

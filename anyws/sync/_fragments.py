@@ -31,11 +31,18 @@ class FragmentSender:
             raise RuntimeError("an open_message() stands for one message: call it again")
         self._entered = True
         ws = self._ws
-        with ws._transport.lock:
-            ws._wait_for_turn()
-            if not ws._protocol.sendable:
-                raise ws._protocol.exception()
-            ws._fragmented = self
+        try:
+            with ws._transport.lock:
+                ws._wait_for_turn()
+                if not ws._protocol.sendable:
+                    raise ws._protocol.exception()
+                ws._fragmented = self
+        except BaseException:
+            with ws._transport.lock:
+                if ws._fragmented is self:
+                    ws._fragmented = None
+                    ws._transport.changed()
+            raise
         return self
 
     def send(self, fragment: str | bytes) -> None:
@@ -91,20 +98,24 @@ class FragmentReceiver:
         if self._entered:
             raise RuntimeError("a receive_fragments() stands for one message: call it again")
         ws = self._ws
-        inbox = ws._inbox
-        with ws._transport.lock:
-            ws._begin_receiving()
-            try:
+        inbox, transport = ws._inbox, ws._transport
+        has_begun = False
+        try:
+            with transport.lock:
+                ws._begin_receiving()
+                has_begun = True
                 inbox.start_streaming()
                 self._wait()
-            except BaseException:
-                ws._transport.is_received = False
-                inbox.undo_streaming()
-                ws._transport.taken()
-                raise
-            self._entered = True
-            # A message has at least one piece, be it an empty one.
-            self.is_text = inbox.piece_is_text
+                # A message has at least one piece, be it an empty one.
+                self.is_text = inbox.piece_is_text
+        except BaseException:
+            if has_begun:
+                with transport.lock:
+                    transport.is_received = False
+                    inbox.undo_streaming()
+                    transport.taken()
+            raise
+        self._entered = True
         return self
 
     def _wait(self) -> None:

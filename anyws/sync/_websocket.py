@@ -325,8 +325,7 @@ class WebSocket(Face):
         Any number of threads may call it. Interrupted, the stream is closed all the same.
         (RFC 6455, section 7.)
         """
-        self._begin_close(code, reason)
-        return self._end(self._config.close_timeout)
+        return self._close(check_close(code, reason, self.role), self._config.close_timeout)
 
     def _begin_close(self, code: int, reason: str) -> None:
         close = check_close(code, reason, self.role)
@@ -335,12 +334,17 @@ class WebSocket(Face):
 
     def _leave(self, close: Close) -> None:
         """Close as the block's end asks for, and with its grace."""
-        with self._transport.lock:
-            self._transport.close(close)
-        self._end(self._config.cancel_grace)
+        self._close(close, self._config.cancel_grace)
 
-    def _end(self, seconds: float | None) -> Closure:
-        self._transport.end_within(seconds)
+    def _close(self, close: Close, seconds: float | None) -> Closure:
+        transport = self._transport
+        try:
+            with transport.lock:
+                transport.close(close)
+            transport.end_within(seconds)
+        except BaseException:
+            self.abort()
+            raise
         return self._protocol.ending.closure()
 
     def abort(self) -> None:

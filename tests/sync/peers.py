@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bars import peers
 from bars import raw as opening
-from bars.peers import Peer, client_tls, server_tls
+from bars.peers import client_tls, server_tls
 from bars.raw import GUARD, HOST
 
 import anyws.sync
@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 QUICK = Config(cancel_grace=0.2, close_timeout=2.0, drain_timeout=0.2)
 # More than sockets between two processes keep, and less than what a message may have.
 LARGE = 900_000
+
+
+class Peer(peers.Peer):
+    def next(self) -> tuple[int, bytes, bool]:
+        """Receive one frame: its opcode, its payload, and whether it ends its message."""
+        received = self.next_frame()
+        return received.opcode, received.payload, received.fin
 
 
 class RawServer(peers.RawServer):
@@ -76,12 +83,17 @@ class Watched(BlockingStream):
         return super().wait(deadline, read=read)
 
 
-def made(sock: socket.socket, role: Role = Role.CLIENT, config: Config = QUICK) -> WebSocket:
+def made(
+    sock: socket.socket,
+    role: Role = Role.CLIENT,
+    config: Config = QUICK,
+    stream: type[BlockingStream] = Watched,
+) -> WebSocket:
     """An open connection on a connected socket, its opening handshake left out."""
     handshake = Handshake(
         Request("GET", "/", Headers([])), Response(101, Headers([])), subprotocol=None, peer="test"
     )
-    return make_websocket(role, Watched(sock), config, handshake, None, b"")
+    return make_websocket(role, stream(sock), config, handshake, None, b"")
 
 
 def stream_of(ws: WebSocket) -> Watched:
@@ -91,13 +103,14 @@ def stream_of(ws: WebSocket) -> Watched:
 
 
 @contextmanager
-def pair(role: Role = Role.CLIENT, config: Config = QUICK) -> Iterator[tuple[WebSocket, Peer]]:
-    """Give one end, and the raw other one. What the system keeps between them is little."""
+def pair(
+    role: Role = Role.CLIENT, config: Config = QUICK, stream: type[BlockingStream] = Watched
+) -> Iterator[tuple[WebSocket, Peer]]:
+    """Give one end, and the raw other one. What the system takes of its writes is little."""
     near, far = socket.socketpair()
     far.settimeout(GUARD)
-    for sock in (near, far):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    ws = made(near, role, config)
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)
+    ws = made(near, role, config, stream)
     peer = Peer(far, "", b"", is_server=role is Role.CLIENT)
     try:
         yield ws, peer

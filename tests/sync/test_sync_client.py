@@ -307,7 +307,9 @@ def test_a_refused_port_is_told_with_host_and_port() -> None:
     with socket.socket() as bound:
         bound.bind((raw.HOST, 0))
         port = bound.getsockname()[1]
-        with pytest.raises(anyio.ConnectionFailed, match=f"127.0.0.1 port {port}: .*refused") as caught:
+        with pytest.raises(
+            anyio.ConnectionFailed, match=f"127.0.0.1 port {port}: .*refused"
+        ) as caught:
             opened(f"ws://{raw.HOST}:{port}/")
         assert isinstance(caught.value, OSError)
         assert isinstance(caught.value.__cause__, ConnectionRefusedError)
@@ -329,13 +331,13 @@ def test_a_certificate_for_somebody_else_is_refused() -> None:
 
 def test_a_server_without_tls_is_no_server_with_tls() -> None:
     with served(echo) as server:
-        with pytest.raises(OSError):
+        with pytest.raises(OSError, match=r"(?i)ssl|tls|reset|left"):
             opened(server.url.replace("ws:", "wss:"))
 
 
 def test_a_server_that_leaves_during_the_handshake_of_tls_has_lost_the_connection() -> None:
     with answered_by(lambda sock: sock.recv(10)) as url:
-        with pytest.raises(OSError):
+        with pytest.raises(OSError, match=r"(?i)ssl|tls|reset|left"):
             opened(url.replace("ws:", "wss:"))
 
 

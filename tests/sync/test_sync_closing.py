@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gc
+import re
 import time
+import warnings
 import weakref
 
 import pytest
-from bars.peers import BINARY, CLOSE, PING, TEXT, Peer
+from bars.peers import BINARY, CLOSE, PING, TEXT
 from frames import close_frame, frame
-from sync.peers import LARGE, QUICK, RawServer, client_of_peer, connected, pair, stream_of
+from sync.peers import LARGE, QUICK, Peer, RawServer, client_of_peer, connected, pair, stream_of
 
 import anyws
 import anyws.sync
@@ -68,7 +70,8 @@ def test_a_body_that_returns_closes_with_1000_and_waits_for_the_answer(kind: str
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("mine"), KeyboardInterrupt(), SystemExit(3), ExceptionGroup("a", [OSError()])]
+    "error",
+    [ValueError("mine"), KeyboardInterrupt(), SystemExit(3), ExceptionGroup("a", [OSError()])],
 )
 def test_a_body_that_raises_closes_with_1001_and_its_error_leaves_as_it_is(error, run) -> None:
     with RawServer() as server:
@@ -141,7 +144,6 @@ def test_close_returns_how_the_connection_ended(role: Role, run) -> None:
     with pair(role) as (ws, peer):
         closing = run(peer.until_close)
         closure = ws.close(4001, "enough")
-        peer.close()
         assert closing.result(10)[0].payload == (4001).to_bytes(2, "big") + b"enough"
         assert closure.clean
         assert closure.first == "ours"
@@ -184,7 +186,7 @@ def test_our_own_close_is_told_as_ours(role: Role, run) -> None:
 @pytest.mark.parametrize(("code", "reason"), [(1005, ""), (999, ""), (1000, "x" * 124), (5000, "")])
 def test_what_cannot_be_said_in_a_close_is_refused_and_nothing_sent(code, reason) -> None:
     with pair() as (ws, peer):
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="close"):
             ws.close(code, reason)
         assert ws.is_open
         ws.send("x")
@@ -384,9 +386,13 @@ def test_a_connection_that_is_dropped_warns_and_is_cut(kind: str) -> None:
         )
         opening.__enter__()
         peer = server.peer()
-        with pytest.warns(ResourceWarning, match="WebSocket client of .* without being closed"):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
             del opening
             gc.collect()
+        [warning] = caught
+        assert warning.category is ResourceWarning
+        assert re.search("WebSocket client of .* without being closed", str(warning.message))
         assert sent_to(peer) == []
 
 
