@@ -253,9 +253,8 @@ class _Waiter:
                 self._write and any(event & ~select.POLLIN for event in events),
             )
         sockets = [self._socket]
-        readable, writable, _ = select.select(
-            sockets * self._read, sockets * self._write, [], None if seconds > 1e6 else seconds
-        )
+        wait = None if seconds > 1e6 else max(seconds, 0)
+        readable, writable, _ = select.select(sockets * self._read, sockets * self._write, [], wait)
         return bool(readable), bool(writable)
 
 

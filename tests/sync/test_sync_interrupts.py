@@ -357,23 +357,23 @@ def test_an_interrupt_in_receive_costs_at_most_the_message_being_returned(
     role: Role, wire: str, sweep: Sweep
 ) -> None:
     for at in sweep:
-        with pair(role) as (ws, peer):
+        with pair(role, stream=BlockingStream) as (ws, peer):
             data = peer.frame(TEXT, b"a")
             if wire == "with a ping":
                 data += peer.frame(PING, b"!")
             last = peer.frame(TEXT, b"b")
-            peer.push(data if wire != "cut" else data[:3])
+            peer.push(data if wire != "cut" else data[:2])
             message = sweep.interrupt(at, lambda ws=ws: ws.receive(0 if wire == "cut" else 5))
             assert is_at_rest(ws)
             if ws.is_open:
-                peer.push(last if wire != "cut" else data[3:] + last)
+                peer.push(last if wire != "cut" else data[2:] + last)
             else:
                 # In the moment in which it was taken apart.
                 sweep.broken += 1
                 with pytest.raises(anyws.ClosedByUs, match="interrupt"):
                     ws.receive(0)
                 ws.close()
-                assert stream_of(ws).socket.fileno() == -1
+                assert ws._transport._stream.socket.fileno() == -1
                 continue
             rest = []
             try:
@@ -391,7 +391,7 @@ def test_an_interrupt_in_receive_costs_at_most_the_message_being_returned(
 @every_role
 def test_an_interrupt_in_a_receive_that_waits_costs_nothing(role: Role, sweep: Sweep) -> None:
     for at in sweep:
-        with pair(role) as (ws, peer):
+        with pair(role, stream=BlockingStream) as (ws, peer):
             sweep.interrupt(at, lambda ws=ws: ws.receive(0.0001))
             assert is_at_rest(ws)
             assert ws.is_open
@@ -405,7 +405,7 @@ def test_an_interrupt_in_send_leaves_a_whole_frame_or_breaks_the_connection(
     role: Role, size: int, sweep: Sweep, run
 ) -> None:
     for at in sweep:
-        with pair(role) as (ws, peer):
+        with pair(role, stream=BlockingStream) as (ws, peer):
             reading = run(peer.until_end)
             sweep.interrupt(at, lambda ws=ws: ws.send(b"x" * size))
             assert is_at_rest(ws)
@@ -432,7 +432,7 @@ def test_an_interrupt_in_ping_leaves_the_connection_usable_or_broken(
     role: Role, sweep: Sweep
 ) -> None:
     for at in sweep:
-        with pair(role) as (ws, peer):
+        with pair(role, stream=BlockingStream) as (ws, peer):
             sweep.interrupt(at, lambda ws=ws: ws.ping(0.0001))
             assert is_at_rest(ws)
             if ws.is_open:
@@ -449,7 +449,7 @@ def test_an_interrupt_in_close_leaves_a_connection_that_can_be_closed(
     role: Role, answer: bool, sweep: Sweep
 ) -> None:
     for at in sweep:
-        with pair(role, BRIEF) as (ws, peer):
+        with pair(role, BRIEF, BlockingStream) as (ws, peer):
             if answer:
                 peer.push(peer.frame(TEXT, b"unread") + peer.frame(CLOSE, close_frame(1000)[2:]))
                 peer.raw.shutdown(socket.SHUT_WR)
@@ -458,7 +458,7 @@ def test_an_interrupt_in_close_leaves_a_connection_that_can_be_closed(
             assert ws.status in {Status.CLOSED, Status.OPEN}
             ws.close()
             assert ws.status is Status.CLOSED
-            assert stream_of(ws).socket.fileno() == -1
+            assert ws._transport._stream.socket.fileno() == -1
             assert len(peer.until_end()) <= 1
             assert peer.received == b""
 
@@ -468,7 +468,7 @@ def test_an_interrupt_in_a_message_in_fragments_never_makes_a_whole_one_of_a_hal
     role: Role, sweep: Sweep
 ) -> None:
     for at in sweep:
-        with pair(role, BRIEF) as (ws, peer):
+        with pair(role, BRIEF, BlockingStream) as (ws, peer):
             sweep.interrupt(at, lambda ws=ws: ws.send_fragments(["a", "b"]))
             assert is_at_rest(ws)
             if ws.is_open:
@@ -490,7 +490,7 @@ def test_an_interrupt_in_receiving_pieces_costs_what_was_being_returned(
             return list(fragments)
 
     for at in sweep:
-        with pair(role, BRIEF) as (ws, peer):
+        with pair(role, BRIEF, BlockingStream) as (ws, peer):
             peer.push(peer.frame(TEXT, b"a", fin=False) + peer.frame(0, b"b"))
             sweep.interrupt(at, lambda ws=ws: receive(ws))
             assert is_at_rest(ws)
