@@ -145,7 +145,8 @@ class BlockingTransport:
             self.is_writing = False
             if self.closed:
                 self._leave_socket()
-            self._note_change()
+            if self._waiters:
+                self._note_change()
 
     def end_within(self, seconds: float | None) -> None:
         """Go through the closing handshake, which has begun, and close the stream."""
@@ -248,8 +249,10 @@ class BlockingTransport:
             return True
         finally:
             self._is_reading = False
-            self._leave_socket()
-            self._note_change()
+            if self.closed:
+                self._leave_socket()
+            if self._waiters:
+                self._note_change()
 
     def _take(self) -> None:
         """Feed what was fetched to the protocol."""
@@ -283,7 +286,8 @@ class BlockingTransport:
             self._note_ending()
         if protocol.replies:
             self._reply()
-        self._note_change()
+        if self._waiters:
+            self._note_change()
 
     # --- Writing; the lock is held ---
 
@@ -466,7 +470,7 @@ class BlockingTransport:
         self._note_change()
 
     def _leave_socket(self) -> None:
-        """Close the socket, if that is to be done, unless some thread waits for it."""
+        """Close the socket, if that is to be done, unless some thread is in a call for it."""
         if self.closed and not (self._is_reading or self.is_writing):
             self._stream.close()
 

@@ -38,7 +38,8 @@ class WebSocket(Face):
 
     **Interrupts.** Ctrl-C ends any call that waits. One that comes within a write breaks the
     connection, since half a frame is out: the next call says so. Within `receive` it costs at most
-    the message being returned.
+    the message being returned; only in the instant in which something that has arrived is taken
+    apart, it breaks the connection too.
 
     **Pings** are answered, and keepalive works, while a thread is within a call that waits; in
     between, what the peer sends waits in the system's buffer.

@@ -109,27 +109,33 @@ def test_a_message_that_waits_for_its_turn_is_released_by_the_end(run) -> None:
 
 
 def test_large_messages_both_ways_do_not_wait_for_one_another(run) -> None:
-    """Neither end receives, as long as their inboxes have room."""
+    """Neither end receives before it has sent, as long as their inboxes have room."""
+
+    def send_and_receive(ws: anyws.sync.WebSocket) -> int:
+        ws.send(b"x" * LARGE)
+        return len(ws.receive(20))
+
     for connecting in (both_ends, connected):
         with connecting() as (client, server):
-            sending = [run(ws.send, b"x" * LARGE) for ws in (client, server)]
-            for one in sending:
-                one.result(10)
-            assert len(client.receive(5)) == len(server.receive(5)) == LARGE
+            exchanging = [run(send_and_receive, ws) for ws in (client, server)]
+            assert [one.result(20) for one in exchanging] == [LARGE, LARGE]
 
 
 def test_a_write_goes_on_where_another_thread_reads(run) -> None:
     """The peer takes nothing until it is rid of what it sends itself."""
+
+    def send_and_receive(ws: anyws.sync.WebSocket) -> int:
+        for _ in range(3):
+            ws.send(b"y" * LARGE)
+        return len(ws.receive(20))
+
     with both_ends() as (client, server):
-        receiving = run(lambda: [len(client.receive(10)) for _ in range(3)])
+        receiving = run(lambda: [len(client.receive(20)) for _ in range(3)])
         assert stream_of(client).reads.wait(GUARD)
-        sending = [run(client.send, b"x" * LARGE), run(server.send, b"y" * LARGE)]
-        for _ in range(2):
-            server.send(b"y" * LARGE)
-        for one in sending:
-            one.result(10)
-        assert receiving.result(10) == [LARGE] * 3
-        assert len(server.receive(5)) == LARGE
+        exchanging = run(send_and_receive, server)
+        client.send(b"x" * LARGE)
+        assert receiving.result(20) == [LARGE] * 3
+        assert exchanging.result(20) == LARGE
 
 
 @every_role
