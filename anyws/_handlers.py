@@ -121,5 +121,5 @@ def call_at_once(function: Callable[[T], R], argument: T, what: str) -> R:
 def _check_handler(handler: object, what: str, kind: str) -> None:
     if not callable(handler):
         raise TypeError(
-            f"{what} must be a function that takes a WebSocket, not {type(handler).__qualname__}"
+            f"{what} must be {kind} that takes a WebSocket, not {type(handler).__qualname__}"
         )
