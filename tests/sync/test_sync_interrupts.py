@@ -13,7 +13,6 @@ import signal
 import socket
 import sys
 import threading
-import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -501,12 +500,14 @@ def test_an_interrupt_in_receiving_pieces_costs_what_was_being_returned(
             ws.close()
 
 
+# One that the system has just made, and nobody has seen yet, is closed with a warning.
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 def test_an_interrupt_while_opening_leaves_no_socket(sweep: Sweep) -> None:
     step = 17
     for number in range(10_000):
-        with RawServer() as server, warnings.catch_warnings():
-            # One that the system has just made, and nobody has seen yet, is closed with a warning.
-            warnings.simplefilter("ignore", ResourceWarning)
+        with RawServer() as server:
 
             def use(url: str = server.url) -> None:
                 with anyws.sync.open_websocket(url, config=BRIEF):
