@@ -28,6 +28,9 @@ def nothing_is_left() -> Iterator[None]:
     threads, sockets = set(threading.enumerate()), _sockets()
     yield
     gc.collect()
+    # A thread that has nothing left to do but to end may take a moment for it.
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(1)
     left = set(threading.enumerate()) - threads
     assert not left, f"still running after the test: {left}"
     assert _sockets() <= sockets
