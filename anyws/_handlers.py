@@ -12,9 +12,18 @@ from ._protocol.http import Reject
 if TYPE_CHECKING:
     from ._websocket import WebSocket
 
-__all__ = ["Handler", "Handlers", "HandlersLike", "choose_subprotocol", "no_coroutines"]
+__all__ = [
+    "Handler",
+    "Handlers",
+    "HandlersLike",
+    "call_at_once",
+    "choose_subprotocol",
+    "no_coroutines",
+]
 
 H = TypeVar("H", bound="Callable[[Any], object]")
+T = TypeVar("T")
+R = TypeVar("R")
 
 Handler: TypeAlias = "Callable[[WebSocket], Awaitable[object]]"
 HandlersLike: TypeAlias = "Handler | Mapping[str | None, Handler] | Mapping[str, Handler]"
@@ -99,8 +108,18 @@ def no_coroutines(function: object, what: str) -> None:
         raise TypeError(f"{what} must not be async: there is no event loop")
 
 
+def call_at_once(function: Callable[[T], R], argument: T, what: str) -> R:
+    """Call a function, and refuse what it returns where that would have to be awaited."""
+    result = function(argument)
+    if inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()
+        raise TypeError(f"{what} returned something to await, and there is no event loop")
+    return result
+
+
 def _check_handler(handler: object, what: str, kind: str) -> None:
     if not callable(handler):
         raise TypeError(
-            f"{what} must be a function that takes a WebSocket, not {type(handler).__qualname__}"
+            f"{what} must be {kind} that takes a WebSocket, not {type(handler).__qualname__}"
         )

@@ -87,12 +87,12 @@ class Policy:
             )
         except Reject as reject:
             return reject.response
-        except Exception:  # noqa: BLE001 - it is the program's, and logged
-            return _failed(request)
+        except Exception as error:  # noqa: BLE001 - it is the program's, and logged
+            return _failed(request, error)
         except get_cancelled_exc_class() as error:
             if is_cancellation(error):
                 raise
-            return _failed(request)
+            return _failed(request, error)
 
     async def answer_to_bad(self, error: BadRequest) -> Response:
         """Return the answer to a request that is wrong, or for something else than a WebSocket."""
@@ -102,8 +102,8 @@ class Policy:
         return answer or error.response
 
 
-def _failed(request: Request) -> Response:
-    _logger.error("on_request failed for %r; the client gets 500", request)
+def _failed(request: Request, error: BaseException) -> Response:
+    _logger.error("on_request failed for %r; the client gets 500", request, exc_info=error)
     return text_response(500, "internal server error\n")
 
 

@@ -26,7 +26,10 @@ PACKAGE = "anyws"
 LAYERS: list[list[list[str]]] = [
     [["anyws", "__main__", "_cli", "_demo"]],
     [["sync"], ["callbacks"], ["testing"]],
-    [["_client", "_target", "_reconnect", "_proxy"], ["_server", "_served", "_accept", "_policy", "_handlers"]],
+    [
+        ["_client", "_target", "_reconnect", "_proxy"],
+        ["_server", "_served", "_accept", "_policy", "_handlers"],
+    ],
     [["_connection", "_websocket", "_face", "_fragments", "_handshake", "_keepalive"]],
     [["_transports"]],
     [["_protocol"]],

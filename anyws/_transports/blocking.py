@@ -5,7 +5,7 @@ some thread is in a call that waits: it *serves* the connection meanwhile.
 
 **Threads.** One lock (`lock`) guards the protocol and everything here; it is never held while a
 thread waits for the network. One thread at a time reads (`_is_reading`) and one writes
-(`_is_writing`); the others wait for `_changed`. Reading and writing are independent: a thread
+(`is_writing`); the others wait for a change. Reading and writing are independent: a thread
 whose write does not get on reads meanwhile, where nobody else does, since the peer may be stuck in
 the same way.
 
@@ -16,6 +16,10 @@ A frame is encoded only by the thread that may write, so order of encoding is or
 breaks the connection, which says so; no other frame follows half a frame. The same goes for the
 moment in which what was received is parsed. While a thread waits, nothing is lost.
 
+An interrupt comes at the end of a call, or where a call that waits is broken off, and at the
+start of a function; that is what the order of statements around the lock relies on: what is
+released is taken again, and what was entered is left.
+
 **The end.** The socket is closed by whoever ends the connection or, while another thread is within
 a call of the system for it, by that thread: the number of a closed socket may be another's.
 """
@@ -25,22 +29,27 @@ from __future__ import annotations
 import math
 import threading
 import time
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from .._close import Role
 from .._config import LINGER
 from .._protocol.protocol import Half
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
+    from .._close import Close
     from .._config import Config
     from .._protocol.protocol import Protocol
     from .base import Liveness
     from .blocking_stream import BlockingStream
 
 __all__ = ["BlockingTransport"]
+
+# Seconds for which a thread reads, or does not, until it looks what other threads have done.
+_GLANCE: Final = 0.05
+# What is done when there is no more time, for what has arrived already: steps of a bounded size.
+_LAST_STEPS: Final = 64
 
 
 class BlockingTransport:
@@ -55,10 +64,9 @@ class BlockingTransport:
         self._write_timeout = config.write_timeout
         self._close_timeout = config.close_timeout
         self.lock: threading.Lock = threading.Lock()
-        self._changed = threading.Condition(self.lock)
-        self._waiting = 0  # threads that wait for a change
+        self.is_writing: bool = False
+        self._waiters: list[threading.Lock] = []  # one for each thread that waits for a change
         self._is_reading = False
-        self._is_writing = False
         self._unsent: bytes | memoryview = b""
         self._eof = False
         self._is_ending = False
@@ -71,43 +79,58 @@ class BlockingTransport:
 
         The caller holds the lock, and has it back when this returns.
         """
+        steps = _LAST_STEPS
         while not ready():
-            if not self._serve(deadline) and time.monotonic() >= deadline:
-                return bool(ready())
+            is_served = self._serve(deadline)
+            if deadline < math.inf and time.monotonic() >= deadline:
+                steps -= 1
+                if not (is_served and steps):
+                    return bool(ready())
         return True
+
+    def wait_for_turn(self) -> None:
+        """Wait for what another thread sends, and serve the connection; it may come back early."""
+        if self.is_writing:
+            self._wait_for_change(math.inf)
+        else:
+            self._serve(time.monotonic() + _GLANCE)
 
     def taken(self) -> None:
         """Take note that something was taken from the inbox. The caller holds the lock."""
         self._note_change()
 
-    @contextmanager
-    def changing(self) -> Iterator[None]:
-        """Return a context manager in which the protocol may be changed.
+    def changed(self) -> None:
+        """Send what the protocol was given to say, as far as that is taken at once.
 
-        What it says to that is sent afterwards, as far as it is taken at once.
+        The caller holds the lock.
         """
-        with self.lock:
-            yield
-            self._reply()
-            self._note_change()
+        self._reply()
+        self._note_change()
+
+    def close(self, close: Close) -> None:
+        """Begin the closing handshake, unless it has begun. The caller holds the lock."""
+        try:
+            self.protocol.close(close)
+        except BaseException:
+            self._abort("the closing handshake was interrupted", by_us=True)
+            raise
+        self.changed()
 
     def write(self, data: str | bytes, *, finished: bool, compress: bool | None) -> None:
         """Send a message, or its next fragment. Raises what `Protocol.exception` gives.
 
-        The caller holds the lock, and has it back when this returns.
+        The caller holds the lock, and has it back when this returns. Nobody else writes.
         """
-        while self._is_writing:
-            self._wait_for_change(math.inf)
         protocol = self.protocol
         if not protocol.sendable:
             raise protocol.exception()
-        self._is_writing = True
+        self.is_writing = True
         try:
             self._put(protocol.encode(data, finished=finished, compress=compress))
             self._push()
             if self._unsent:
                 self._push_on()
-            self._is_writing = False
+            self.is_writing = protocol.write_blocked = False
             if protocol.replies:
                 # Of what another thread has received meanwhile.
                 self._reply()
@@ -115,15 +138,15 @@ class BlockingTransport:
             self._fail(error)
             raise protocol.exception() from error
         except BaseException:
-            if not protocol.finished:
+            if not self.closed:
                 self._abort("a write was interrupted", by_us=True)
             raise
         finally:
-            self._is_writing = False
+            self.is_writing = False
             if self.closed:
                 self._leave_socket()
-            if self._waiting:
-                self._changed.notify_all()
+            if self._waiters:
+                self._note_change()
 
     def end_within(self, seconds: float | None) -> None:
         """Go through the closing handshake, which has begun, and close the stream."""
@@ -138,11 +161,10 @@ class BlockingTransport:
             self._is_ending = True
             try:
                 self._end()
+                self._close()
             except BaseException:
                 self._abort("the closing handshake was interrupted", by_us=True)
                 raise
-            finally:
-                self._close()
 
     def abort(self, cause: str, *, by_us: bool = False) -> None:
         """Cut the stream now."""
@@ -157,8 +179,10 @@ class BlockingTransport:
         protocol = self.protocol
         now = time.monotonic()
         self._check_timers(now)
+        if self.closed:
+            return True
         if protocol.has_unparsed and not protocol.inbox.full:
-            self._parse(b"")
+            self._parse()
             return True
         until = min(deadline, self._next_timer())
         return self._read(until) if self._may_read() else self._wait_for_change(until)
@@ -171,24 +195,31 @@ class BlockingTransport:
         return not (protocol.inbox.full if self.is_received else protocol.wants_room)
 
     def _wait_for_change(self, deadline: float) -> bool:
-        self._waiting += 1
+        wait = max(min(deadline - time.monotonic(), threading.TIMEOUT_MAX), 0)
+        waiter = threading.Lock()
+        waiter.acquire()
+        self._waiters.append(waiter)
         try:
-            wait = min(deadline - time.monotonic(), threading.TIMEOUT_MAX)
-            return self._changed.wait(max(wait, 0))
+            self.lock.release()
+            return waiter.acquire(timeout=wait)
         finally:
-            self._waiting -= 1
+            if not self.lock.acquire(False):
+                _acquire(self.lock)
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
 
     def _note_change(self) -> None:
-        if self._waiting:
-            self._changed.notify_all()
+        while self._waiters:
+            self._waiters.pop().release()
 
-    @contextmanager
-    def _unlocked(self) -> Iterator[None]:
-        self.lock.release()
+    def _wait_for_stream(self, deadline: float, *, read: bool) -> tuple[bool, bool]:
+        """Wait until the system takes more or, with `read`, there is something to read."""
         try:
-            yield
+            self.lock.release()
+            return self._stream.wait(deadline, read=read)
         finally:
-            self.lock.acquire()
+            if not self.lock.acquire(False):
+                _acquire(self.lock)
 
     # --- Reading; the lock is held ---
 
@@ -197,19 +228,19 @@ class BlockingTransport:
         stream = self._stream
         self._is_reading = True
         try:
-            if self._unsent and not self._is_writing:
-                with self._unlocked():
-                    came, takes_more = stream.wait(deadline, read=True)
+            if self._unsent and not self.is_writing:
+                came, takes_more = self._wait_for_stream(deadline, read=True)
                 if takes_more:
                     self._reply()
                 if not came:
                     return takes_more
                 deadline = 0
-            self.lock.release()
             try:
+                self.lock.release()
                 came = stream.fetch(deadline)
             finally:
-                self.lock.acquire()
+                if not self.lock.acquire(False):
+                    _acquire(self.lock)
             if came:
                 self._take()
             return came
@@ -218,32 +249,36 @@ class BlockingTransport:
             return True
         finally:
             self._is_reading = False
-            self._leave_socket()
-            self._note_change()
+            if self.closed:
+                self._leave_socket()
+            if self._waiters:
+                self._note_change()
 
     def _take(self) -> None:
         """Feed what was fetched to the protocol."""
-        stream = self._stream
-        data = stream.take()
-        if data:
-            self._liveness.heard(time.monotonic())
-            self._parse(data)
-        if stream.eof:
+        self._parse(fetched=True)
+        if self._stream.eof:
             self._end_reading(None)
 
     def _end_reading(self, error: OSError | None) -> None:
+        if error is not None:
+            # It is kept, and its frames would keep the connection.
+            error.__traceback__ = None
         self._eof = True
         self.protocol.receive_eof(error)
         self._note_change()
 
-    def _parse(self, data: bytes) -> None:
-        """Go on to the next message in what was received, and in this."""
+    def _parse(self, *, fetched: bool = False) -> None:
+        """Go on to the next message in what was received, or in what was fetched."""
         protocol = self.protocol
         try:
-            if data:
-                protocol.feed(data)
-            else:
+            if not fetched:
                 protocol.parse(one_message=True)
+            elif data := self._stream.take():
+                self._liveness.heard(time.monotonic())
+                protocol.feed(data)
+        except OSError:
+            raise  # TLS cannot decipher it
         except BaseException:
             self._abort("an interrupt came while something was received", by_us=True)
             raise
@@ -251,6 +286,8 @@ class BlockingTransport:
             self._note_ending()
         if protocol.replies:
             self._reply()
+        if self._waiters:
+            self._note_change()
 
     # --- Writing; the lock is held ---
 
@@ -275,6 +312,7 @@ class BlockingTransport:
         protocol = self.protocol
         limit = math.inf if self._write_timeout is None else self._write_timeout
         stalled_at = time.monotonic() + limit
+        protocol.write_blocked = True
         while self._unsent and not self.closed:
             now = time.monotonic()
             if now >= stalled_at:
@@ -282,32 +320,43 @@ class BlockingTransport:
                 self._abort(cause)
                 raise protocol.exception()
             self._check_timers(now)
-            reads = self._may_read()
             until = min(stalled_at, self._next_timer())
+            reads = self._may_read()
+            if protocol.has_unparsed and not protocol.inbox.full:
+                self._parse()
+                reads, until = False, now
+            elif not reads:
+                until = min(until, now + _GLANCE)
             self._is_reading |= reads
             try:
-                with self._unlocked():
-                    came, takes_more = self._stream.wait(until, read=reads)
+                came, takes_more = self._wait_for_stream(until, read=reads)
                 if came and self._stream.fetch(0):
                     self._take()
             finally:
                 if reads:
                     self._is_reading = False
+                    self._note_change()
             if takes_more and not self.closed:
                 self._push()
                 stalled_at = time.monotonic() + limit
             if not self._unsent and protocol.replies:
                 self._put(b"")
-        if self._unsent:
+        if self.closed:
+            # Cut by another thread, or by a timer.
             raise protocol.exception()
 
     def _reply(self) -> None:
         """Write what is owed; what the system does not take is left for the next who writes."""
-        if self._is_writing or self.closed or not (self.protocol.replies or self._unsent):
+        protocol = self.protocol
+        if self.is_writing or self.closed or not (protocol.replies or self._unsent):
             return
         try:
-            self._put(b"")
             self._push()
+            if not self._unsent:
+                self._put(b"")
+                self._push()
+            # Then of several pongs the latest is kept.
+            protocol.write_blocked = bool(self._unsent)
         except OSError as error:
             self._fail(error)
         except BaseException:
@@ -316,14 +365,24 @@ class BlockingTransport:
 
     def _fail(self, error: OSError) -> None:
         """A write has failed: their Close may be here already, and then it is the reason."""
+        # It is kept, and its frames would keep the connection.
+        error.__traceback__ = None
         self._unsent = b""
-        self.protocol.write_failed(error)
+        protocol = self.protocol
+        protocol.write_failed(error)
         self._note_ending()
         if self._is_reading:
             return
         try:
-            while not self._eof and self._stream.fetch(0):
-                self._take()
+            for _ in range(_LAST_STEPS):
+                if not protocol.reading or protocol.inbox.full:
+                    break
+                if protocol.has_unparsed:
+                    self._parse()
+                elif not self._eof and self._stream.fetch(0):
+                    self._take()
+                else:
+                    break
         except OSError as other:
             self._end_reading(other)
 
@@ -340,9 +399,12 @@ class BlockingTransport:
             return
         liveness.check(now)
         if liveness.suspects:
-            # What came while the program was elsewhere has not been read either.
             if self._may_read():
+                # What came while the program was elsewhere has not been read either.
                 self._read(0)
+            elif not self._is_reading:
+                # The inbox is full: a silence of our own making.
+                liveness.heard(now)
             if liveness.suspects:
                 liveness.judge(now)
         if liveness.failure is not None and self.protocol.sendable:
@@ -369,7 +431,9 @@ class BlockingTransport:
             self._serve(self._close_deadline)
         if self.closed or protocol.ours is Half.FAILED:
             return
-        while self._unsent and time.monotonic() < self._close_deadline and not self._eof:
+        while (self._unsent or protocol.replies) and not self._eof:
+            if time.monotonic() >= self._close_deadline:
+                break
             self._read_or_wait(self._close_deadline)
         if protocol.theirs is Half.CLOSED and protocol.role is Role.SERVER:
             self._stream.end_our_half()
@@ -406,6 +470,17 @@ class BlockingTransport:
         self._note_change()
 
     def _leave_socket(self) -> None:
-        """Close the socket, if that is to be done, unless some thread waits for it."""
-        if self.closed and not (self._is_reading or self._is_writing):
+        """Close the socket, if that is to be done, unless some thread is in a call for it."""
+        if self.closed and not (self._is_reading or self.is_writing):
             self._stream.close()
+
+
+def _acquire(lock: threading.Lock) -> None:
+    """Acquire a lock, also where an interrupt comes meanwhile; that leaves afterwards."""
+    acquired: list[bool] = []
+    try:
+        # It was acquired or it was not, and the list knows.
+        acquired.extend(map(lock.acquire, (True,)))
+    finally:
+        if not acquired:
+            _acquire(lock)

@@ -14,6 +14,7 @@ with it a piece of the stream. So `fetch` has it put into `_chunks` by the call 
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import ssl
@@ -86,7 +87,8 @@ class BlockingStream:
                 self._decrypt_later()
         except ssl.SSLError:
             # It has something to say about that.
-            self.send_now(self._outgoing.read())
+            with contextlib.suppress(OSError):
+                self.send_now(self._outgoing.read())
             raise
         self.send_all(self._outgoing.read(), deadline)
         self._is_undeciphered = True
@@ -116,8 +118,8 @@ class BlockingStream:
 
         It may come back early. Raises OSError.
         """
-        if self._is_undeciphered:
-            self._is_undeciphered = False
+        if self._chunks or self._is_undeciphered:
+            # An interrupt came before it was taken, or it came with TLS's handshake.
             return True
         wait = deadline - time.monotonic()
         if (wait < _PATIENCE or _DO_NOT_WAIT is None) and not self._readable.wait(wait):
@@ -143,6 +145,7 @@ class BlockingStream:
         return data
 
     def _decrypt(self, tls: ssl.SSLObject) -> bytes:
+        self._is_undeciphered = False
         self._decrypt_later()
         pieces = []
         try:
@@ -188,6 +191,8 @@ class BlockingStream:
 
     def wait(self, deadline: float, *, read: bool = False) -> tuple[bool, bool]:
         """Wait until the system takes more or, with `read`, there is something to read."""
+        if read and (self._chunks or self._is_undeciphered):
+            return True, _Waiter(self.socket, write=True).wait(0)
         return _Waiter(self.socket, read=read, write=True).wait_for_each(
             deadline - time.monotonic()
         )
@@ -248,9 +253,8 @@ class _Waiter:
                 self._write and any(event & ~select.POLLIN for event in events),
             )
         sockets = [self._socket]
-        readable, writable, _ = select.select(
-            sockets * self._read, sockets * self._write, [], None if seconds > 1e6 else seconds
-        )
+        wait = None if seconds > 1e6 else max(seconds, 0)
+        readable, writable, _ = select.select(sockets * self._read, sockets * self._write, [], wait)
         return bool(readable), bool(writable)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import socket
 import time
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,7 +18,6 @@ from .._transports.blocking_stream import BlockingStream
 from ._made import make_websocket
 
 if TYPE_CHECKING:
-    import socket
     import ssl
     from collections.abc import Callable, Coroutine
     from typing import Any
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from ._websocket import WebSocket
 
 __all__ = ["Refused", "accept"]
+
+_TCP = (socket.AF_INET, socket.AF_INET6)
 
 T = TypeVar("T")
 
@@ -51,13 +53,15 @@ def accept(
     """Do the opening handshake, TLS included; the socket is closed on any failure.
 
     Raises HandshakeError, and OSError where TLS fails. Once the server closes, which is looked
-    for each second, the client gets 503.
+    for each second and when something comes, the client gets 503.
     """
     timeout = config.handshake_timeout
     deadline = math.inf if timeout is None else time.monotonic() + timeout
-    stream = BlockingStream(sock)
     handshake = ServerHandshake(config.compression, address)
     try:
+        if sock.family in _TCP:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        stream = BlockingStream(sock)
         if ssl_context is not None:
             stream.start_tls(ssl_context, deadline, server_side=True)
         try:
@@ -81,7 +85,7 @@ def accept(
             Role.SERVER, stream, config, settled, handshake.deflate, handshake.trailing_data
         )
     except BaseException:
-        stream.close()
+        sock.close()
         raise
 
 
@@ -120,8 +124,7 @@ def _without_waiting(judging: Coroutine[Any, Any, T]) -> T:
     except StopIteration as end:
         result: T = end.value
         return result
-    judging.close()
-    raise RuntimeError("on_request returned something to await, and this server has no event loop")
+    raise AssertionError("a policy without an async function waits for nothing")
 
 
 def _refuse(stream: BlockingStream, handshake: ServerHandshake, refusal: Response) -> None:

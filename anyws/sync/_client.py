@@ -111,8 +111,9 @@ class _Opening:
 
 def _open(target: Target, handshake: ClientHandshake, config: Config, deadline: float) -> WebSocket:
     url = target.url
-    stream = BlockingStream(_connect(url.host, url.port, deadline))
+    sock = _connect(url.host, url.port, deadline)
     try:
+        stream = BlockingStream(sock)
         if (context := target.tls()) is not None:
             stream.start_tls(context, deadline, server_hostname=url.host)
         try:
@@ -132,7 +133,7 @@ def _open(target: Target, handshake: ClientHandshake, config: Config, deadline: 
             Role.CLIENT, stream, config, settled, handshake.deflate, handshake.trailing_data
         )
     except BaseException:
-        stream.close()
+        sock.close()
         raise
 
 
@@ -152,11 +153,14 @@ def _shake_hands(stream: BlockingStream, handshake: ClientHandshake, deadline: f
 def _connect(host: str, port: int, deadline: float) -> socket.socket:
     """Connect over TCP, to the first of the host's addresses that answers. Raises OSError."""
     errors: list[OSError] = []
-    for family, kind, number, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+    infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    for index, (family, kind, number, _, address) in enumerate(infos):
         sock = socket.socket(family, kind, number)
         try:
             if deadline < math.inf:
-                sock.settimeout(max(deadline - time.monotonic(), 0.001))
+                # One that does not answer leaves time for those behind it.
+                left = (deadline - time.monotonic()) / (len(infos) - index)
+                sock.settimeout(max(left, 0.001))
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.connect(address)
             return sock

@@ -31,11 +31,18 @@ class FragmentSender:
             raise RuntimeError("an open_message() stands for one message: call it again")
         self._entered = True
         ws = self._ws
-        with ws._transport.lock:
-            ws._wait_for_turn()
-            if not ws._protocol.sendable:
-                raise ws._protocol.exception()
-            ws._fragmented = self
+        try:
+            with ws._transport.lock:
+                ws._wait_for_turn()
+                if not ws._protocol.sendable:
+                    raise ws._protocol.exception()
+                ws._fragmented = self
+        except BaseException:
+            with ws._transport.lock:
+                if ws._fragmented is self:
+                    ws._fragmented = None
+                    ws._transport.changed()
+            raise
         return self
 
     def send(self, fragment: str | bytes) -> None:
@@ -52,7 +59,7 @@ class FragmentSender:
         check_fragment(data, self._type)
         with ws._transport.lock:
             try:
-                ws._transport.write(data, finished=False, compress=self._compress)
+                ws._write(data, finished=False, compress=self._compress, message=self)
             finally:
                 if ws._protocol.in_message:
                     self._type = type(data)
@@ -67,13 +74,14 @@ class FragmentSender:
         try:
             if exc is None and self._type is not None:
                 with ws._transport.lock:
-                    ws._transport.write(self._type(), finished=True, compress=None)
+                    ws._write(self._type(), finished=True, compress=None, message=self)
         finally:
             # Whatever it was that kept the last frame from being sent.
             if ws._protocol.in_message and ws.is_open:
                 ws._begin_close(CloseCode.INTERNAL_ERROR, "a message was left unfinished")
-            with ws._transport.changing():
+            with ws._transport.lock:
                 ws._fragmented = None
+                ws._transport.changed()
 
 
 class FragmentReceiver:
@@ -90,19 +98,24 @@ class FragmentReceiver:
         if self._entered:
             raise RuntimeError("a receive_fragments() stands for one message: call it again")
         ws = self._ws
-        inbox = ws._inbox
-        with ws._transport.lock:
-            ws._begin_receiving()
-            inbox.start_streaming()
-            try:
+        inbox, transport = ws._inbox, ws._transport
+        has_begun = False
+        try:
+            with transport.lock:
+                ws._begin_receiving()
+                has_begun = True
+                inbox.start_streaming()
                 self._wait()
-            except BaseException:
-                inbox.undo_streaming()
-                ws._end_receiving()
-                raise
-            self._entered = True
-            # A message has at least one piece, be it an empty one.
-            self.is_text = inbox.piece_is_text
+                # A message has at least one piece, be it an empty one.
+                self.is_text = inbox.piece_is_text
+        except BaseException:
+            if has_begun:
+                with transport.lock:
+                    transport.is_received = False
+                    inbox.undo_streaming()
+                    transport.taken()
+            raise
+        self._entered = True
         return self
 
     def _wait(self) -> None:
@@ -141,5 +154,6 @@ class FragmentReceiver:
     ) -> None:
         ws = self._ws
         with ws._transport.lock:
+            ws._transport.is_received = False
             ws._inbox.stop_streaming()
-            ws._end_receiving()
+            ws._transport.taken()

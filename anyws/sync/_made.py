@@ -29,7 +29,8 @@ def make_websocket(
     trailing_data: bytes,
 ) -> WebSocket:
     protocol = Protocol.negotiated(role, config, negotiated)
-    protocol.receive_data(trailing_data)
+    if trailing_data:
+        protocol.receive_data(trailing_data)
     keepalive = Keepalive(protocol, config, time.monotonic())
     protocol.on_pong = keepalive.receive_pong
     transport = BlockingTransport(stream, protocol, config, keepalive)

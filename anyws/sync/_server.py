@@ -13,18 +13,20 @@ the log.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import math
 import selectors
 import socket
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .._close import Close, CloseCode
 from .._config import as_config, check_range
 from .._errors import HandshakeError
-from .._handlers import Handlers, no_coroutines
+from .._handlers import Handlers, call_at_once, no_coroutines
 from .._policy import Policy, peer_of
 from ._accept import Refused, accept
 
@@ -49,6 +51,8 @@ _logger = logging.getLogger("anyws.server")
 
 # Connections that wait to be accepted.
 _BACKLOG = 128
+# How often the system is asked for a port that is free on each of several addresses.
+_PORT_ATTEMPTS = 10
 # Seconds until accepting is tried again where the system has run out of something.
 _ACCEPT_PAUSE = 0.1
 # Where a socket on all interfaces is reached from its own machine.
@@ -135,21 +139,35 @@ def open_server(
     table: Handlers[Handler] = Handlers(handlers, default, "a function")
     for one in table:
         no_coroutines(one, "a handler of anyws.sync")
-    if on_request is not None:
-        no_coroutines(on_request, "on_request in anyws.sync")
-    policy = Policy.make(table.choose, on_request, origins, headers)
+    no_coroutines(on_request, "on_request in anyws.sync")
+    ask: Any = on_request
+    if callable(on_request):
+        ask = partial(call_at_once, on_request, what="on_request")
+    policy = Policy.make(table.choose, ask, origins, headers)
     server = Server(table, policy, as_config(config), ssl_context)
     return _Serving(server, lambda: _listen(host, port) if sockets is None else list(sockets))
 
 
 def _listen(host: str | None, port: int | None) -> list[socket.socket]:
     """Return sockets that listen on every address of a host, all on one port."""
+    infos = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_ADDRCONFIG
+    )
+    for _ in range(_PORT_ATTEMPTS):
+        try:
+            return _listen_on(list(dict.fromkeys(infos)), port)
+        except OSError as error:
+            # The port that is free on the first address need not be so on the others.
+            if port or error.errno != errno.EADDRINUSE:
+                raise
+            failure = error
+    raise failure
+
+
+def _listen_on(infos: list[Any], port: int | None) -> list[socket.socket]:
     listening: list[socket.socket] = []
     try:
-        infos = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_ADDRCONFIG
-        )
-        for family, kind, number, _, address in dict.fromkeys(infos):
+        for family, kind, number, _, address in infos:
             if listening and not port:
                 # The system has chosen for the first.
                 address = (address[0], listening[0].getsockname()[1], *address[2:])
@@ -182,14 +200,13 @@ class Server:
         self._policy = policy
         self._config = config
         self._ssl_context = ssl_context
-        self._sockets: list[socket.socket] = []
         self._addresses: list[Any] = []
         self._lock = threading.Lock()
-        self._gone = threading.Condition(self._lock)
         self._served: dict[_Served, threading.Thread] = {}
         self._is_closing = False
+        self._keeps_connections = False
         self._acceptor: threading.Thread | None = None
-        self._alarm, self._alarmed = socket.socketpair()
+        self._alarm: socket.socket  # what is written to it wakes the thread that accepts
 
     @property
     def port(self) -> int:
@@ -222,25 +239,34 @@ class Server:
     # --- Accepting ---
 
     def _start(self, sockets: list[socket.socket]) -> None:
-        self._sockets = sockets
-        self._addresses = [sock.getsockname() for sock in sockets]
-        for sock in sockets:
-            sock.setblocking(False)
-        self._acceptor = threading.Thread(target=self._accept, name="anyws acceptor")
-        self._acceptor.start()
+        ours = list(sockets)
+        try:
+            self._alarm, alarmed = socket.socketpair()
+            ours += self._alarm, alarmed
+            self._addresses = [sock.getsockname() for sock in sockets]
+            for sock in sockets:
+                sock.setblocking(False)
+            acceptor = threading.Thread(
+                target=self._accept, args=(sockets, alarmed), name="anyws acceptor"
+            )
+            acceptor.start()
+        except BaseException:
+            for sock in ours:
+                sock.close()
+            raise
+        self._acceptor = acceptor
 
-    def _accept(self) -> None:
+    def _accept(self, sockets: list[socket.socket], alarmed: socket.socket) -> None:
         with selectors.DefaultSelector() as selector:
-            selector.register(self._alarmed, selectors.EVENT_READ)
-            for sock in self._sockets:
+            for sock in (*sockets, alarmed):
                 selector.register(sock, selectors.EVENT_READ)
             while True:
                 ready: list[Any] = [key.fileobj for key, _ in selector.select()]
-                if self._alarmed in ready:
+                if alarmed in ready:
                     break
                 for sock in ready:
                     self._accept_one(sock)
-        for sock in self._sockets:
+        for sock in (*sockets, alarmed, self._alarm):
             sock.close()
 
     def _accept_one(self, listening: socket.socket) -> None:
@@ -278,7 +304,6 @@ class Server:
     def _forget(self, served: _Served) -> None:
         with self._lock:
             del self._served[served]
-            self._gone.notify_all()
 
     def _serve_in_thread(self, served: _Served) -> None:
         peer = peer_of(served.address)
@@ -300,7 +325,7 @@ class Server:
             if self._is_closing:
                 ws._begin_close(CloseCode.GOING_AWAY, "")
         try:
-            handler(ws)
+            call_at_once(handler, ws, "the handler")
         except Exception as error:
             if ws._protocol.ending.is_told_by(error):
                 _logger.info("%r", ws)
@@ -308,6 +333,10 @@ class Server:
             else:
                 _logger.error("the handler of %r failed", ws, exc_info=error)
                 ws._leave(Close(CloseCode.INTERNAL_ERROR))
+        except BaseException:
+            # It asks for the end of the thread.
+            ws._leave(Close(CloseCode.INTERNAL_ERROR))
+            raise
         else:
             ws.close()
 
@@ -322,7 +351,9 @@ class Server:
         connections. From within a handler, it does not wait for that handler.
         """
         self._stop_listening()
-        if not keep_connections:
+        if keep_connections:
+            self._keeps_connections = True
+        else:
             self._drain(self._config.drain_timeout)
 
     def _stop_listening(self) -> None:
@@ -334,9 +365,9 @@ class Server:
     def _drain(self, timeout: float | None) -> None:
         with self._lock:
             self._is_closing = True
-            websockets = [one.websocket for one in self._served if one.websocket is not None]
-        for ws in websockets:
-            ws._begin_close(CloseCode.GOING_AWAY, "")
+            present = list(self._served)
+        for served in present:
+            served.send_away()
         if self._wait_until_gone(timeout):
             return
         with self._lock:
@@ -353,13 +384,10 @@ class Server:
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         me = threading.current_thread()
         with self._lock:
-            while threads := [thread for thread in self._served.values() if thread is not me]:
-                left = min(deadline - time.monotonic(), threading.TIMEOUT_MAX)
-                if left <= 0:
-                    return False
-                self._gone.wait(left)
-                del threads
-        return True
+            threads = [thread for thread in self._served.values() if thread is not me]
+        for thread in threads:
+            thread.join(max(min(deadline - time.monotonic(), threading.TIMEOUT_MAX), 0))
+        return not any(thread.is_alive() for thread in threads)
 
 
 class _Served:
@@ -369,6 +397,14 @@ class _Served:
         self.socket = sock
         self.address = address
         self.websocket: WebSocket | None = None  # while the handler runs
+
+    def send_away(self) -> None:
+        """Close with 1001, or wake the thread that waits for a request, so that it answers 503."""
+        if self.websocket is not None:
+            self.websocket._begin_close(CloseCode.GOING_AWAY, "")
+            return
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RD)
 
     def cut(self) -> None:
         if self.websocket is not None:
@@ -400,14 +436,12 @@ class _Serving:
         traceback: TracebackType | None,
     ) -> None:
         server = self._server
-        try:
-            server._stop_listening()
-            if exc is not None:
-                server._drain(server._config.cancel_grace)
-            elif server._is_closing:
-                server._wait_until_gone(None)
-            else:
-                server._drain(server._config.drain_timeout)
-        finally:
-            server._alarm.close()
-            server._alarmed.close()
+        server._stop_listening()
+        if exc is not None:
+            server._drain(server._config.cancel_grace)
+        elif server._is_closing:
+            pass  # by `close`, which has waited as long as there is any use in that
+        elif server._keeps_connections:
+            server._wait_until_gone(None)
+        else:
+            server._drain(server._config.drain_timeout)

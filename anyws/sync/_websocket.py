@@ -38,7 +38,8 @@ class WebSocket(Face):
 
     **Interrupts.** Ctrl-C ends any call that waits. One that comes within a write breaks the
     connection, since half a frame is out: the next call says so. Within `receive` it costs at most
-    the message being returned.
+    the message being returned; only in the instant in which something that has arrived is taken
+    apart, it breaks the connection too.
 
     **Pings** are answered, and keepalive works, while a thread is within a call that waits; in
     between, what the peer sends waits in the system's buffer.
@@ -99,7 +100,8 @@ class WebSocket(Face):
                         raise self._protocol.exception(receiving=True)
                 return inbox.take()
             finally:
-                self._end_receiving()
+                transport.is_received = False
+                transport.taken()
 
     def _has_message(self) -> bool:
         return bool(self._inbox.messages) or not self._protocol.receivable
@@ -108,10 +110,6 @@ class WebSocket(Face):
         if self._transport.is_received:
             raise BusyResourceError("receiving from")
         self._transport.is_received = True
-
-    def _end_receiving(self) -> None:
-        self._transport.is_received = False
-        self._transport.taken()
 
     def _wait(self, ready: Callable[[], object], timeout: float | None, what: str) -> None:
         """Wait until it is so, or raise `TimeoutError`; the lock is held."""
@@ -228,15 +226,30 @@ class WebSocket(Face):
 
     def _send(self, data: str | bytes, compress: bool | None) -> None:
         with self._transport.lock:
-            if self._fragmented is not None:
-                self._wait_for_turn()
-            self._transport.write(data, finished=True, compress=compress)
+            self._write(data, finished=True, compress=compress)
 
-    def _wait_for_turn(self) -> None:
-        """Return when no message in fragments is under way, or nothing can be sent."""
-        self._wait(
-            lambda: self._fragmented is None or not self._protocol.sendable, None, "it did not end"
-        )
+    def _write(
+        self,
+        data: str | bytes,
+        *,
+        finished: bool,
+        compress: bool | None,
+        message: FragmentSender | None = None,
+    ) -> None:
+        """Write a message, or a fragment of that one, when it has its turn; the lock is held."""
+        transport = self._transport
+        if transport.is_writing or self._fragmented is not message:
+            self._wait_for_turn(message)
+        transport.write(data, finished=finished, compress=compress)
+
+    def _wait_for_turn(self, message: FragmentSender | None = None) -> None:
+        """Return when nothing is written, and no other message in fragments is under way.
+
+        Or when nothing can be sent any more. The lock is held.
+        """
+        transport, protocol = self._transport, self._protocol
+        while protocol.sendable and (transport.is_writing or self._fragmented is not message):
+            transport.wait_for_turn()
 
     def open_message(self, *, compress: bool | None = None) -> FragmentSender:
         """Send one message in fragments, as they come.
@@ -280,13 +293,13 @@ class WebSocket(Face):
         :raises TimeoutError: it was not answered in time; a late pong is ignored
         :raises ConnectionClosed: the connection is over, or ended meanwhile
         """
-        protocol, keepalive = self._protocol, self._keepalive
-        with self._transport.changing():
+        protocol, keepalive, transport = self._protocol, self._keepalive, self._transport
+        with transport.lock:
             if not protocol.sendable:
                 raise protocol.exception()
             ping = keepalive.ping(time.monotonic())
-        with self._transport.lock:
             try:
+                transport.changed()
                 self._wait(
                     lambda: ping.answered.is_set() or not protocol.sendable, timeout, "no pong came"
                 )
@@ -313,22 +326,26 @@ class WebSocket(Face):
         Any number of threads may call it. Interrupted, the stream is closed all the same.
         (RFC 6455, section 7.)
         """
-        self._begin_close(code, reason)
-        return self._end(self._config.close_timeout)
+        return self._close(check_close(code, reason, self.role), self._config.close_timeout)
 
     def _begin_close(self, code: int, reason: str) -> None:
         close = check_close(code, reason, self.role)
-        with self._transport.changing():
-            self._protocol.close(close)
+        with self._transport.lock:
+            self._transport.close(close)
 
     def _leave(self, close: Close) -> None:
         """Close as the block's end asks for, and with its grace."""
-        with self._transport.changing():
-            self._protocol.close(close)
-        self._end(self._config.cancel_grace)
+        self._close(close, self._config.cancel_grace)
 
-    def _end(self, seconds: float | None) -> Closure:
-        self._transport.end_within(seconds)
+    def _close(self, close: Close, seconds: float | None) -> Closure:
+        transport = self._transport
+        try:
+            with transport.lock:
+                transport.close(close)
+            transport.end_within(seconds)
+        except BaseException:
+            self.abort()
+            raise
         return self._protocol.ending.closure()
 
     def abort(self) -> None:
