@@ -28,12 +28,16 @@ def write_plot(results: Results, path: Path) -> None:
         (role, backend)
         for backend in BACKENDS
         for role in ROLES
-        if any(key[1:] == (role, backend) for key in results.groups)
+        # One alone is a multiple of nothing.
+        if any(
+            key[1:] == (role, backend) and len(group.rows) > 1
+            for key, group in results.groups.items()
+        )
     ]
     if not panels:
         return
     figure, axes = plt.subplots(
-        len(panels), 1, figsize=(11, 3.2 * len(panels)), squeeze=False, layout="constrained"
+        len(panels), 1, figsize=(13, 3.4 * len(panels)), squeeze=False, layout="constrained"
     )
     for (role, backend), axis in zip(panels, axes[:, 0], strict=True):
         _draw(axis, results, role, backend)
@@ -76,7 +80,8 @@ def _draw(axis: Any, results: Results, role: str, backend: str) -> None:
         )
     axis.axhline(1, color="black", linewidth=0.7)
     axis.set_yscale("log")
-    axis.set_xticks(range(len(groups)), [BY_NAME[name].title for name in groups])
+    titles = [BY_NAME[name].title for name in groups]
+    axis.set_xticks(range(len(groups)), titles, rotation=20, ha="right", fontsize="small")
     axis.set_title(f"{role}, {backend}: cost as a multiple of {reference}")
     axis.legend(ncols=2, fontsize="x-small", loc="upper left", bbox_to_anchor=(1, 1))
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,23 @@ def run(
         return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
+def rest_of(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """Close its input, wait for its end, and give the rest of the output and of the errors.
+
+    Not `communicate`, which passes by what a `readline` has read ahead.
+    """
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdin.close()
+    process.stdin = None
+    with ThreadPoolExecutor(1) as pool:
+        errors = pool.submit(process.stderr.read)
+        output = process.stdout.read()
+        process.wait()
+        return output, errors.result()
+
+
 def interrupt(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     """Press Ctrl-C, and give the exit code, the rest of the output, and the errors.
 
@@ -52,8 +70,7 @@ def interrupt(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     """
     process.send_signal(signal.SIGINT)
     process.wait()
-    output, errors = process.communicate()
-    return process.returncode, output, errors
+    return process.returncode, *rest_of(process)
 
 
 def _streams(environment: dict[str, object]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import anyio.from_thread
 import pytest
 import trustme
-from programs import ANYWS, interrupt, run, started
+from programs import ANYWS, interrupt, rest_of, run, started
 
 import anyws
 from anyws import Close, CloseCode, Reject
@@ -358,7 +358,7 @@ def test_lines_are_sent_and_messages_printed_until_the_end_of_input(backend, ser
             client.stdin.write(f"{line}\n")
             client.stdin.flush()
             assert client.stdout.readline() == f"{line}\n"
-        output, errors = client.communicate()
+        output, errors = rest_of(client)
     assert (client.returncode, output) == (0, "")
     assert errors == (
         "this end closed the connection with 1000 (normal); the peer answered 1000 (normal)\n"
@@ -415,7 +415,7 @@ def test_input_that_is_not_text_is_not_sent_and_the_rest_is(backend, server):
 def test_what_a_peer_sends_cannot_steer_the_terminal(server):
     escaped = r"\x1b]0;title\x07\x1b[2J\x9b31m\u202e\r\n\ttext"
     with connected(server, "escapes", "asyncio", "--wait", 30) as client:
-        output, errors = client.communicate()
+        output, errors = rest_of(client)
     assert client.returncode == 1
     assert output == f"{escaped}\n"
     assert errors == f"the peer closed the connection with 4000 (application) '{escaped}'\n"
@@ -423,13 +423,13 @@ def test_what_a_peer_sends_cannot_steer_the_terminal(server):
 
 def test_binary_messages_are_shown_as_hexadecimal(server):
     with connected(server, "binary", "asyncio", "--wait", 30) as client:
-        output, _ = client.communicate()
+        output, _ = rest_of(client)
     assert (client.returncode, output) == (0, "binary, 3 bytes: 00 1b ff\n")
 
 
 def test_a_peer_that_closes_with_an_error_is_exit_code_1(server):
     with connected(server, "fails", "asyncio", "--wait", 30) as client:
-        output, errors = client.communicate()
+        output, errors = rest_of(client)
     assert (client.returncode, output) == (1, "")
     assert errors == ("the peer closed the connection with 1011 (internal error) 'out of order'\n")
 
@@ -451,7 +451,7 @@ def test_output_that_nobody_reads_ends_it_without_a_traceback(backend, server):
 def test_headers_and_origin_are_sent(server):
     arguments = ["--header", "X-One: 1", "--header", "X-Two:two", "--origin", server.origin]
     with connected(server, "echo", "asyncio", *arguments) as client:
-        client.communicate()
+        rest_of(client)
     (request,) = server.requests
     assert (request.headers["X-One"], request.headers["X-Two"]) == ("1", "two")
     assert request.origin == server.origin

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 import trustme
-from programs import ANYWS, ROOT, interrupt, run, started
+from programs import ANYWS, ROOT, interrupt, rest_of, run, started
 
 import anyws
 from anyws import Close, Closure
@@ -242,7 +242,7 @@ def test_the_command_of_the_readme():
             client.stdin.write("hello\n")
             client.stdin.flush()
             answer = client.stdout.readline()
-            _, last = client.communicate()
+            _, last = rest_of(client)
     assert first + answer + last == output
 
 

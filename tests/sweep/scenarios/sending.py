@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from anyio.abc import SocketAttribute
 from world import (
     MEMORY,
     NATIVE,
@@ -69,17 +71,15 @@ async def send_large_to_a_stalled_peer(world: World) -> None:
     await _send(world, lambda ws: ws.send(large), large, stalled=True)
 
 
-@scenario("client", kinds=(MEMORY, TCP))
-async def send_behind_another(world: World) -> None:
+async def _send_behind(world: World, large: bytes, behind: bytes) -> None:
     """The one that waits in line is withdrawn, or sent."""
-
-    async def operation(ws: WebSocket) -> None:
-        await ws.send("behind")
-
     async with world.opened() as (ws, peer):
+        sock = ws.extra(SocketAttribute.raw_socket, None)
+        if sock is not None:
+            # The system is to take little at a time.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 10_000)
         peer.stall()
         async with anyio.create_task_group() as tg:
-            large = bytes(400_000)
             started = anyio.Event()
 
             async def send_large() -> None:
@@ -91,11 +91,21 @@ async def send_behind_another(world: World) -> None:
             await started.wait()
             await anyio.sleep(0.01)
             tg.start_soon(_resume_later, peer)
-            await world.attack(lambda: operation(ws), within=0.01)
+            await world.attack(lambda: ws.send(behind), within=0.01)
         await world.check_usable(ws, peer)
         check(peer.messages[0] == large, "the other one is not whole")
         rest = peer.messages[1:]
-        check(rest in ([b"still here"], [b"behind", b"still here"]), "lost or doubled")
+        check(rest in ([b"still here"], [behind, b"still here"]), "lost or doubled")
+
+
+@scenario("client", kinds=(MEMORY, TCP))
+async def send_behind_another(world: World) -> None:
+    await _send_behind(world, bytes(400_000), b"behind")
+
+
+@scenario("client", kinds=(NATIVE,))
+async def send_more_than_the_system_takes_behind_another(world: World) -> None:
+    await _send_behind(world, bytes(800_000), bytes(700_000))
 
 
 @scenario("client", "server")
