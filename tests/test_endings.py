@@ -319,6 +319,32 @@ async def test_everybody_who_sends_is_told_of_a_reset(kind: str) -> None:
                 client.abort()
 
 
+@against_raw
+@pytest.mark.parametrize("first", ["ours", "theirs"])
+@pytest.mark.parametrize("end", ["fails", "is cut"])
+async def test_a_close_that_is_torn_was_not_sent(against, first: str, end: str) -> None:
+    """Both ends said Close, and no more than the start of ours is on the wire."""
+    config = Config(close_timeout=0.2)
+    async with against(config) as (ws, peer):
+        peer.resume(capacity=3)
+        with anyio.fail_after(5):
+            if first == "ours":
+                await ws.send_eof()
+                await anyio.wait_all_tasks_blocked()
+            peer.send_close(1000)
+            while len(peer.torn) < 3 or ws.is_open:
+                await anyio.sleep(0.01)
+            await anyio.wait_all_tasks_blocked()
+            if end == "fails":
+                peer.stream.incoming.refuse()
+            closure = await ws.wait_closed()
+        assert closure.received == Close(1000)
+        assert (closure.sent, closure.clean, closure.first) == (None, False, first)
+        if first == "ours":
+            how = {"fails": "BrokenResourceError", "is cut": "our Close could not be sent in time"}
+            assert how[end] in closure.cause
+
+
 # --- Over sockets: nothing that was written is thrown away ---
 
 
@@ -383,3 +409,25 @@ async def test_a_slow_reader_gets_all_that_was_written_and_the_close(who: str) -
     assert [f.opcode for f in frames[:-1]] == [2] * (len(frames) - 1)
     assert len(frames) - 1 in {sent, sent + 1}
     assert frames[-1].opcode == CLOSE
+
+
+async def test_a_close_behind_what_the_peer_never_took_was_not_sent() -> None:
+    """Both ends said Close, but ours waited behind a message until it was too late."""
+    closures = []
+
+    async def handler(ws: WebSocket) -> None:
+        with anyio.move_on_after(0.3):
+            while True:
+                await ws.send(bytes(200_000), compress=False)
+        closures.append(await ws.wait_closed())
+
+    config = Config(close_timeout=0.3, cancel_grace=0.2)
+    with anyio.fail_after(20):
+        async with anyws.open_server(handler, host="127.0.0.1", port=0, config=config) as server:
+            raw = await raw_client(server.port, rcvbuf=4096)
+            with raw:
+                await anyio.sleep(0.5)
+                raw.sendall(bytes.fromhex("888200000000") + (1000).to_bytes(2, "big"))
+                await anyio.sleep(1)
+    assert closures[0].received == Close(1000)
+    assert (closures[0].sent, closures[0].clean) == (None, False)

@@ -471,9 +471,9 @@ class Protocol:
         reason = reason.encode("ascii", "replace").decode()[:MAX_REASON_BYTES]
         self.fail(Close(code, reason))
 
-    def abort(self, cause: str, *, by_us: bool = False) -> None:
-        """End at once, without a closing handshake; `cause` says why."""
-        self._stop_writing()
+    def abort(self, cause: str, *, by_us: bool = False, is_cut: bool = False) -> None:
+        """End at once, without a closing handshake; `cause` says why, `is_cut` as below."""
+        self._stop_writing(is_cut=is_cut)
         if not self.ending.clean:
             self.ending.note(By.US if by_us else By.BREAK, cause)
         if self.theirs is Half.OPEN:
@@ -482,12 +482,15 @@ class Protocol:
             self.inbox.discard()
         self._stop_reading()
 
-    def write_failed(self, error: Exception | None) -> None:
-        """Take note that a write was cut short: no frame may follow it (invariant 1).
+    def write_failed(self, error: Exception | None, *, is_cut: bool = True) -> None:
+        """Take note that nothing can be written any more (invariant 1).
 
         Reading goes on: their Close may be on its way, and then it is the reason.
+
+        is_cut:
+            What was taken from here has not all gone out. A Close goes last, so ours has not.
         """
-        self._stop_writing()
+        self._stop_writing(is_cut=is_cut)
         if self.theirs is not Half.FAILED and not self.ending.clean:
             self.ending.note_loss(error, "the stream was closed")
 
@@ -504,9 +507,9 @@ class Protocol:
         self.theirs = end
         self.sendable = False
 
-    def _stop_writing(self) -> None:
+    def _stop_writing(self, *, is_cut: bool) -> None:
         self._end_our_half(Half.FAILED)
-        if any(kind is CloseConnection for kind, _ in self.replies):
+        if is_cut or any(kind is CloseConnection for kind, _ in self.replies):
             self.ending.sent = None  # and never will be
         self.replies.clear()
 

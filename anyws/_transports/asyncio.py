@@ -63,6 +63,7 @@ class AsyncioTransport(Transport, BufferedProtocol):
         "_drains",
         "_eof",
         "_hurry",
+        "_is_cut",
         "_is_ending",
         "_is_lost",
         "_judge_at",
@@ -114,6 +115,7 @@ class AsyncioTransport(Transport, BufferedProtocol):
         self._corked_bytes = 0
         self._pending: deque[bytes | memoryview] | None = None  # behind what the sink has
         self._pending_bytes = 0
+        self._is_cut = False  # something was not taken: the stream is closing
         self._stalled_since = 0.0
         self._stalled_bytes = 0
         # The end.
@@ -179,7 +181,7 @@ class AsyncioTransport(Transport, BufferedProtocol):
     def abort(self, cause: str, *, by_us: bool = False) -> None:
         if self._is_lost:
             return
-        self.protocol.abort(cause, by_us=by_us)
+        self.protocol.abort(cause, by_us=by_us, is_cut=self._is_writing)
         self._drop_unwritten()
         self._is_ending = True
         self._sink.abort()
@@ -228,14 +230,15 @@ class AsyncioTransport(Transport, BufferedProtocol):
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None
+        is_cut = self._is_writing
         self._drop_unwritten()
         protocol = self.protocol
         protocol.receive_eof(exc)
         while protocol.has_unparsed and not protocol.inbox.full:
             protocol.parse()
-        if not protocol.finished:
+        if is_cut or not protocol.finished:
             # Behind a full inbox there may be a Close, and then that is the reason.
-            protocol.write_failed(exc)
+            protocol.write_failed(exc, is_cut=is_cut)
         self._release_drains(written=False)
         self.closed.set()
         self._react()
@@ -411,8 +414,14 @@ class AsyncioTransport(Transport, BufferedProtocol):
             frame = b"".join(frames)
         if self._congested or len(frame) > _PIECE:
             self._put_in_line(frame)
-        elif frame and not self._sink.is_closing():
+        elif frame:
+            self._give(frame)
+
+    def _give(self, frame: bytes | memoryview) -> None:
+        if not self._sink.is_closing():
             self._sink.write(frame)
+        # A write that fails closes it, and that is all it says here.
+        self._is_cut = self._sink.is_closing()
 
     # A transport of the loop's copies what it cannot write at once, and one with TLS tells of a
     # blocked write only with the next one. So it gets a large frame in pieces.
@@ -432,13 +441,17 @@ class AsyncioTransport(Transport, BufferedProtocol):
                 pending.appendleft(view[_PIECE:])
                 frame = view[:_PIECE]
             self._pending_bytes -= len(frame)
-            self._sink.write(frame)
+            self._give(frame)
 
     def _drop_unwritten(self) -> None:
         self._corked.clear()
         self._pending = None
         self._pending_bytes = 0
         self._then = None
+
+    @property
+    def _is_writing(self) -> bool:
+        return self._is_cut or self._congested or self._unwritten_bytes() > 0
 
     def _unwritten_bytes(self) -> int:
         return self._pending_bytes + self._sink.get_write_buffer_size()

@@ -171,11 +171,16 @@ class Transport(ABC):
     def _plan(self, deadline: float) -> None:
         """See to it that the timers are looked at by then."""
 
+    @property
+    @abstractmethod
+    def _is_writing(self) -> bool:
+        """Whether what was taken from the protocol has not all gone out."""
+
     def _what_was_late(self) -> str:
         """Say why the closing handshake took too long."""
         if self.protocol.ending.received is None:
             return "the peer's Close did not come in time"
-        if self.protocol.replies:
+        if self.protocol.replies or self._is_writing:
             return "our Close could not be sent in time"
         return "the end of the stream did not come in time"
 

@@ -169,7 +169,7 @@ class StreamTransport(Transport):
         self._writer.wake()
 
     def abort(self, cause: str, *, by_us: bool = False) -> None:
-        self.protocol.abort(cause, by_us=by_us)
+        self.protocol.abort(cause, by_us=by_us, is_cut=self._is_writing)
         self._writer.cut()
         self._react()
 
@@ -185,6 +185,10 @@ class StreamTransport(Transport):
             self._late_close = cause
             self._writer.hurry(cause)
             self.close_within(LAST_ATTEMPT)
+
+    @property
+    def _is_writing(self) -> bool:
+        return self._writer.writing_since is not None
 
     # --- What follows from a change ---
 

@@ -105,6 +105,7 @@ class Writer:
         self._reads_during_write = 0
         self._running = False
         self._is_cut = False
+        self._was_cut_short = False  # in the middle of a write
         self._scope: CancelScope | None = None  # while the task runs
         self._corked: list[bytes] = []
         self._corked_bytes = 0
@@ -209,9 +210,10 @@ class Writer:
     async def _end(self) -> None:
         self.ended = True
         self._corked.clear()
-        if not self._protocol.finished:
-            cause = "the task that served the connection was cancelled"
-            self._protocol.abort(self._hurry or cause, by_us=self._hurry is not None)
+        is_cut = self._was_cut_short
+        if is_cut or not self._protocol.finished:
+            cause = self._hurry or "the task that served the connection was cancelled"
+            self._protocol.abort(cause, by_us=self._hurry is not None, is_cut=is_cut)
         try:
             with CancelScope(shield=True):
                 await self._quietly(self._close_by_force())
@@ -221,8 +223,9 @@ class Writer:
     def drop(self) -> None:
         """End without the task: the stream is closed."""
         self.ended = True
-        if not self._protocol.finished:
-            self._protocol.abort("there was no task to serve the connection")
+        is_cut = self._rest is not None
+        if is_cut or not self._protocol.finished:
+            self._protocol.abort("there was no task to serve the connection", is_cut=is_cut)
         self._refuse_all()
 
     def detach(self) -> None:
@@ -359,6 +362,7 @@ class Writer:
             self._fail(error)
             return False
         except BaseException as error:
+            self._was_cut_short = True
             forget_frames(error)
             raise
         finally:

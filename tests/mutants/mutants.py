@@ -476,6 +476,14 @@ class Opening(ABC):""",
 class Opening(ABC):""",
         scenario="the body with a peer that does not answer",
     ),
+    Mutant(
+        name="a Close that was cut short counts as sent",
+        breaks="3.2: the closure says what each end has sent",
+        file="_protocol/protocol.py",
+        old="if is_cut or any(",
+        new="if any(",
+        scenario="close by both where ours is torn",
+    ),
 ]
 
 EXCEPTIONS = [

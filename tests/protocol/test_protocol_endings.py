@@ -81,6 +81,10 @@ def write_fails_quietly(p: Protocol) -> None:
     p.write_failed(ConnectionResetError())
 
 
+def all_is_lost(p: Protocol) -> None:
+    p.write_failed(BrokenPipeError("torn"), is_cut=False)
+
+
 def network_fails(p: Protocol) -> None:
     end_stream(p, OSError("unplugged"))
 
@@ -91,6 +95,10 @@ def written(p: Protocol) -> None:
 
 def we_give_up(p: Protocol) -> None:
     p.abort("no pong came")
+
+
+def we_give_up_writing(p: Protocol) -> None:
+    p.abort("it took too long", is_cut=True)
 
 
 def we_abort(p: Protocol) -> None:
@@ -170,9 +178,21 @@ ENDS: list[tuple[str, list[Callable[[Protocol], None]], type[ConnectionClosed], 
     ),
     (
         "their close, and it is cut after the answer",
-        [peer_closes(1000), written, we_close, end_stream, write_fails, we_abort, we_give_up],
+        [peer_closes(1000), written, we_close, end_stream, all_is_lost, we_abort, we_give_up],
         ClosedByPeer,
         Closure(C1000, C1000, "theirs", True, "the peer closed the connection with 1000 (normal)"),
+    ),
+    (
+        "their close, and the answer is torn as it goes out",
+        [peer_closes(1000), written, write_fails, all_is_lost],
+        ClosedByPeer,
+        Closure(None, C1000, "theirs", False, "the peer closed the connection with 1000 (normal)"),
+    ),
+    (
+        "their close, and the answer is cut as it goes out",
+        [peer_closes(1000), written, we_give_up_writing, end_stream],
+        ClosedByPeer,
+        Closure(None, C1000, "theirs", False, "the peer closed the connection with 1000 (normal)"),
     ),
     (
         "our close and their answer",
@@ -182,7 +202,7 @@ ENDS: list[tuple[str, list[Callable[[Protocol], None]], type[ConnectionClosed], 
     ),
     (
         "our close and their answer, then all is cut",
-        [we_close, written, peer_closes(1000), we_give_up, write_fails, end_stream],
+        [we_close, written, peer_closes(1000), we_give_up, all_is_lost, end_stream],
         ClosedByUs,
         Closure(C1000, C1000, "ours", True, OURS),
     ),
@@ -226,6 +246,18 @@ ENDS: list[tuple[str, list[Callable[[Protocol], None]], type[ConnectionClosed], 
         "our close is torn as it goes out",
         [we_close, written, write_fails],
         ClosedByUs,
+        Closure(None, None, "ours", False, "the connection was lost: BrokenPipeError: torn"),
+    ),
+    (
+        "our close is cut as it goes out, and they close too",
+        [we_close, written, peer_closes(1000), we_give_up_writing],
+        ClosedByUs,
+        Closure(None, C1000, "ours", False, "it took too long"),
+    ),
+    (
+        "our close, and nothing can be written any more",
+        [we_close, written, all_is_lost],
+        ClosedByUs,
         Closure(
             C1000, None, "ours", False, f"{OURS}; the connection was lost: BrokenPipeError: torn"
         ),
@@ -244,7 +276,7 @@ ENDS: list[tuple[str, list[Callable[[Protocol], None]], type[ConnectionClosed], 
     ),
     (
         "a violation, then all is cut",
-        [violate, written, we_close, write_fails, end_stream, we_give_up],
+        [violate, written, we_close, all_is_lost, end_stream, we_give_up],
         ConnectionBroken,
         Closure(REFUSED_CLOSE, None, "ours", False, REFUSED_CAUSE),
     ),

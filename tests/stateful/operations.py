@@ -40,6 +40,7 @@ class Piece:
     data: str | bytes
     returned: bool = False
     never: bool = False  # it must not arrive
+    is_answer: bool = False  # messages waited to be received when `send` returned
 
     def __repr__(self) -> str:
         return brief(self.content) + " returned" * self.returned + " never" * self.never
@@ -181,6 +182,7 @@ class Send(Operation):
     async def call(self, ws: WebSocket) -> None:
         (piece,) = self.message.pieces
         await ws.send(piece.data, compress=self.message.compress)
+        piece.is_answer = self.end.has_waiting()
         piece.returned = self.message.ended = True
 
 
@@ -240,6 +242,7 @@ class SendInFragments(Operation):
                     if command.never:
                         self._step.cancel()
                     await sender.send(command.data)
+                    command.is_answer = self.end.has_waiting()
                     command.returned = True
                 self._step = None
             self.leaving = True

@@ -149,6 +149,11 @@ class End:
         messages = self.incoming.messages[len(self.received) :]
         return len(messages), sum(len(one.content) for one in messages)
 
+    def has_waiting(self) -> bool:
+        """Whether there are messages for the program, here or on their way."""
+        self.incoming.read()
+        return self.unread()[0] > 0
+
     def has_room(self) -> bool:
         """Whether nothing keeps this end from reading."""
         count, size = self.unread()

@@ -32,7 +32,7 @@ import anyws
 from anyws import Config, WebSocket
 from anyws._protocol.fields import accept_key
 from anyws._transports.link import Link
-from anyws.testing import MemoryListener, memory_stream_pair
+from anyws.testing import MemoryListener, MemoryStream, memory_stream_pair
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
@@ -129,6 +129,13 @@ class Peer:
     @property
     def close(self) -> Frame | None:
         return next((one for one in self.frames if one.opcode == CLOSE), None)
+
+    @property
+    def has_been_sent_a_close(self) -> bool:
+        """Over streams in memory: whether there is one on the wire, be it read or not."""
+        assert isinstance(self.stream, MemoryStream)
+        _, _, sent = bytes(self.stream.incoming.log).partition(b"\r\n\r\n")
+        return any(one.opcode == CLOSE for one in split_frames(sent)[0])
 
     def stall(self) -> None:
         self._flowing = anyio.Event()
@@ -489,6 +496,10 @@ class World:
                 await peer.open.wait()
                 yield ws, peer
             check(ws.status is anyws.Status.CLOSED, "left, and not closed")
+            if self.setting.kind in {MEMORY, SOCKET_LIKE}:
+                assert ws.closure is not None
+                said = ws.closure.sent is None or peer.has_been_sent_a_close
+                check(said, f"no whole Close on the wire, and {ws.closure}")
 
     async def check_usable(self, ws: WebSocket, peer: Peer, skip: tuple[Any, ...] = ()) -> None:
         """The connection works both ways, or it is closed and says so."""

@@ -97,6 +97,24 @@ async def close_behind_a_stalled_write(world: World) -> None:
         peer.resume()
 
 
+@scenario("client", "server", kinds=(MEMORY, SOCKET_LIKE))
+async def close_by_both_where_ours_is_torn(world: World) -> None:
+    """What the peer never got whole was not sent."""
+    async with world.opened() as (ws, peer):
+        peer.answers_close = False
+        peer.stall()
+        # It takes what it waits for, and then there is room for as much again.
+        peer.stream.incoming.capacity = 1
+        await peer.send_close(1001)
+        await world.attack(ws.close, within=SLACK + 0.05)
+        if not ws.is_open:
+            await world.check_usable(ws, peer)
+            closure = await ws.wait_closed()
+            check(closure.sent is None and not closure.clean, f"{closure}")
+            check(closure.received is not None, "their Close was there")
+        peer.resume()
+
+
 @scenario(*BOTH)
 async def close_by_the_peer(world: World) -> None:
     """Messages before its Close can be received; then the loop ends."""
