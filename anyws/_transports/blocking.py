@@ -435,6 +435,9 @@ class BlockingTransport:
             if time.monotonic() >= self._close_deadline:
                 break
             self._read_or_wait(self._close_deadline)
+        if self._unsent or protocol.replies:
+            self._abort(self._what_was_late())
+            return
         if protocol.theirs is Half.CLOSED and protocol.role is Role.SERVER:
             self._stream.end_our_half()
             return
@@ -454,7 +457,8 @@ class BlockingTransport:
             self._read(deadline)
 
     def _abort(self, cause: str, *, by_us: bool = False) -> None:
-        self.protocol.abort(cause, by_us=by_us)
+        is_cut = self.is_writing or bool(self._unsent)
+        self.protocol.abort(cause, by_us=by_us, is_cut=is_cut)
         self._unsent = b""
         self._liveness.end()
         self._close()
