@@ -53,8 +53,9 @@ from .._config import CHUNK_BYTES, LANE, MAX_FRAMES_PER_TURN, MIB, Config
 from .deflate import PerMessageDeflate
 from .ending import By, Ending
 from .fastlane import FastLane, WrongMessageError, compressed_limit
-from .frames import CLOSE, CONTINUATION, Head, peek, unmask_control
+from .frames import CLOSE, CONTINUATION, TEXT, Head, peek, unmask_control
 from .inbox import Inbox
+from .payload import ArrivingMessage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,6 +113,7 @@ class Protocol:
         self._buffer: bytes | bytearray = b""
         self._start = 0  # of what is left of the buffer
         self._head: Head | None = None  # of the first frame in the buffer, checked
+        self._arriving: ArrivingMessage | None = None  # in front of the buffer
         self._passing = 0  # bytes still to come of a frame whose start the engine has
         self.has_unparsed: bool = False  # whether `parse` would get on without more data
         self._eof = False  # nothing follows what is in the buffer
@@ -168,7 +170,8 @@ class Protocol:
     @property
     def unparsed_bytes(self) -> int:
         """How much is kept for `parse`."""
-        return len(self._buffer) - self._start
+        kept = len(self._buffer) - self._start
+        return kept if self._arriving is None else kept + self._arriving.received
 
     @property
     def wants_room(self) -> bool:
@@ -192,6 +195,10 @@ class Protocol:
         if self.theirs is not Half.OPEN:
             return
         self.has_unparsed = True
+        if self._arriving is not None:
+            data = self._arriving.add(data)
+            if not data:
+                return
         if self._start == len(self._buffer):
             # Most often a chunk is whole messages: then `bytes` are taken as they are.
             self._buffer = bytes(data)
@@ -270,6 +277,8 @@ class Protocol:
     def _parse_some(self, most: int) -> int:
         """Take what the lane can take, or have the engine take a frame; return how many it was."""
         lane = self._lane
+        if self._arriving is not None:
+            return self._take_arrived(self._arriving, lane)
         if lane is None or not self._is_lane_open():
             return self._parse_frame()
         start, before = self._start, lane.messages
@@ -281,6 +290,26 @@ class Protocol:
         self._consume(end - start)
         self._inflate(lane)
         return lane.messages - before
+
+    def _take_arrived(self, arriving: ArrivingMessage, lane: FastLane | None) -> int:
+        """Move the large message on that has arrived, or leave its frame to the engine."""
+        assert lane is not None
+        if self.inbox.takes_whole:
+            if not arriving.is_complete:
+                return 0
+            try:
+                self.inbox.add_whole([arriving.message()], arriving.size)
+            except UnicodeDecodeError:
+                pass
+            else:
+                self._arriving = self._head = None
+                self._fragments = self._message_bytes = 0
+                lane.messages += 1
+                return 1
+        self._buffer = arriving.wire() + self._buffer[self._start :]
+        self._start = 0
+        self._arriving = None
+        return self._parse_frame()
 
     def _inflate(self, lane: FastLane) -> None:
         try:
@@ -336,12 +365,26 @@ class Protocol:
                 self._head = None
                 self._passing = size
                 return self._pass_on(self.unparsed_bytes)
+            if self._lane is not None and self._fragments == 1 and self.inbox.takes_whole:
+                self._let_arrive(head)
             return False
         self._head = None
         if head.opcode == CLOSE:
             return self._receive_close(head)
         self._passing = size
         return self._pass_on(size)
+
+    def _let_arrive(self, head: Head) -> None:
+        """Put the message where it stays, if it is large, and whatever comes of it as well."""
+        if not ArrivingMessage.is_worth_it(head, self.unparsed_bytes):
+            return
+        start = bytes(self._unparsed(head.size))
+        arriving = ArrivingMessage(start, length=head.length, is_text=head.opcode == TEXT)
+        with memoryview(self._buffer) as buffer:
+            arriving.add(buffer[self._start + head.size :])
+        self._buffer = b""
+        self._start = 0
+        self._arriving = arriving
 
     def _pass_on(self, size: int) -> bool:
         """Hand the engine up to `size` bytes of the frame at the start of the buffer.
@@ -517,7 +560,7 @@ class Protocol:
         """Drop what is kept of the stream: nothing after the end is read (RFC 6455, 7.1.7)."""
         self._buffer = b""
         self._start = 0
-        self._head = None
+        self._head = self._arriving = None
         self.has_unparsed = False
         self._settle()
 
