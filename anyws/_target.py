@@ -76,6 +76,8 @@ class Target:
             error.strerror = (
                 f"the certificate of {self.url.authority} was refused: {error.verify_message}"
             )
+        elif isinstance(error, ssl.SSLEOFError):
+            error.strerror = f"{self.url.authority} left during the TLS handshake"
         elif isinstance(error, ssl.SSLError):
             what = _AROUND_TLS_RE.sub("", str(error))
             if error.reason == "WRONG_VERSION_NUMBER":
