@@ -98,7 +98,7 @@ def test_a_subprotocol_is_offered_where_one_is_named_and_else_there_is_no_such_h
 
 
 def test_a_port_beside_the_url_takes_the_place_of_its_own(face: Face) -> None:
-    """SO-8."""
+    """HS-2, SO-7, SO-8."""
     with served() as url:
         port = int(url[5:-1].partition(":")[2])
         for without in ("ws://127.0.0.1/", "ws://127.0.0.1:1/"):

@@ -25,7 +25,7 @@ PATIENT = Config(close_timeout=GUARD, cancel_grace=0.2)
 
 
 def test_text_and_binary_messages_are_told_apart_by_their_type(face: Face) -> None:
-    """DE-15, DE-17, DE-22, SO-15, SO-18, LW-9, LW-10, LW-15, LW-16, LW-17."""
+    """DE-15, DE-17, DE-22, SO-15, SO-18, LW-9, LW-10, LW-15..LW-18."""
     with served() as url, face.opened(url) as ws:
         for message in ["text €", b"binary \xff", "", b""]:
             assert ws.send(message) is None
@@ -142,7 +142,7 @@ def test_after_the_peer_s_close_no_close_of_ours_is_needed(face: Face) -> None:
 
 
 def test_the_status_is_open_closing_and_closed(face: Face) -> None:
-    """HS-12, HS-14, HS-15, HS-16, CP-7, CP-9."""
+    """HS-12, HS-14..HS-16, CP-7, CP-9, LW-7."""
     with RawServer() as server:
         with face.opened(server.url, config=PATIENT) as ws:
             assert (ws.status, ws.is_open) == (Status.OPEN, True)
@@ -242,3 +242,21 @@ def test_the_connection_of_a_handler_has_the_whole_interface_of_a_client_s(
                 assert ends[0].status is Status.CLOSED
             finally:
                 released.set()
+
+
+def names_of(connection: type) -> set[str]:
+    return {name for name in dir(connection) if not name.startswith("_")}
+
+
+def test_the_blocking_connection_has_the_names_of_the_async_one() -> None:
+    """LW-5. What only the async one has, tasks and AnyIO's streams have need of."""
+    blocking, waited_for = names_of(anyws.sync.WebSocket), names_of(anyws.WebSocket)
+    assert blocking <= waited_for
+    assert waited_for - blocking == {
+        "aclose",
+        "cancel_when_closed",
+        "extra",
+        "extra_attributes",
+        "send_eof",
+        "wait_closed",
+    }
