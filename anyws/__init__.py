@@ -6,7 +6,7 @@ A map of the house, from the top down; data goes out this way and comes in the o
     callbacks/                   a face for programs with a main loop of their own
     testing/                     for tests of programs: pairs in memory, faults, virtual time
     _client.py                   ways in: a URL becomes a WebSocket
-    _server.py  _served.py  _accept.py  _handlers.py
+    _server.py  _served.py  _accept.py  _handlers.py  _listening.py
                                  ways in: a listener becomes WebSockets with handlers
     _connection.py               who owns a connection, and how it is left
     _websocket.py  _fragments.py  _handshake.py

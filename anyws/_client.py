@@ -152,7 +152,11 @@ class _TCP:
 
     async def open(self) -> ByteStream:
         url = self.url
-        return await connect(url.host, url.port, self._target.tls(), url.authority)
+        try:
+            return await connect(url.host, url.port, self._target.tls(), url.authority)
+        except OSError as error:
+            self._target.explain(error)
+            raise
 
 
 class _Given:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import socket
 import ssl
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, Final, TypeGuard
 
 from ._protocol.handshake_client import ClientHandshake
 from ._protocol.url import parse_url
+from ._transports.errors import explain_lookup
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
     from ._protocol.url import URL
 
 __all__ = ["Arguments", "Target"]
+
+# What Python puts around the words of OpenSSL.
+_AROUND_TLS_RE: Final = re.compile(r"\[.*?\] | \(_ssl\.c:\d+\)")
 
 
 class Arguments:
@@ -61,6 +67,22 @@ class Target:
         if not self.url.secure:
             return None
         return self._ssl_context or _default_context()
+
+    def explain(self, error: OSError) -> None:
+        """Have an error of the resolver's or of TLS's say with whom, and in words for a person."""
+        if isinstance(error, socket.gaierror):
+            explain_lookup(error, self.url.host)
+        elif isinstance(error, ssl.SSLCertVerificationError):
+            error.strerror = (
+                f"the certificate of {self.url.authority} was refused: {error.verify_message}"
+            )
+        elif isinstance(error, ssl.SSLEOFError):
+            error.strerror = f"{self.url.authority} left during the TLS handshake"
+        elif isinstance(error, ssl.SSLError):
+            what = _AROUND_TLS_RE.sub("", str(error))
+            if error.reason == "WRONG_VERSION_NUMBER":
+                what = f"it does not speak TLS there; for a ws:// URL? ({what})"
+            error.strerror = f"TLS with {self.url.authority} failed: {what}"
 
 
 def _default_context() -> ssl.SSLContext:

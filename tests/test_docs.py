@@ -31,6 +31,7 @@ from connections import authority
 
 import anyws
 import anyws.callbacks
+import anyws.sync
 import anyws.testing
 
 if TYPE_CHECKING:

@@ -23,8 +23,7 @@ calls the listeners of up to 16 events, or `dispatch`, which has that done elsew
     _workers.py      the threads that call listeners
     _run.py          one connection, from opening to the last event
     _inbox.py        events that wait
-    _events.py  _failures.py
-                     events, and words
+    _events.py       events
 """
 
 from ._client import Client

@@ -254,7 +254,7 @@ class Client:
             raise RuntimeError(f"the client is {status.value} already: open it when it is closed")
 
     def _new_run(self, inbox: Inbox) -> Run:
-        return Run(self._make(), self._url, self._config, inbox)
+        return Run(self._make(), self._config, inbox)
 
     async def run(self) -> Closed | Failed:
         """Open the connection, call listeners until it has ended, and return the last event.

@@ -29,14 +29,12 @@ from .._config import MAX_OUTBOX_BYTES, MAX_OUTBOX_MESSAGES
 from .._errors import ClosedByUs, ConnectionClosed, WebSocketError
 from .._protocol.inbox import size_of
 from ._events import Closed, Failed, Message, Opened, Pong
-from ._failures import describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
     from .._config import Config
-    from .._protocol.url import URL
     from .._websocket import WebSocket
     from ._events import Event as AnyEvent
     from ._inbox import Inbox
@@ -57,7 +55,6 @@ class Run:
     def __init__(
         self,
         opening: AbstractAsyncContextManager[WebSocket],
-        url: URL,
         config: Config,
         inbox: Inbox,
     ) -> None:
@@ -67,7 +64,6 @@ class Run:
         # How to have something called by the loop; set before the run begins.
         self.post: Post = _nowhere
         self._opening = opening
-        self._url = url
         self._close_timeout = config.close_timeout
         self._inbox = inbox
         self._failure: str | None = None
@@ -223,7 +219,7 @@ class Run:
         if self.websocket is not None:
             self._inbox.put(self, Closed, (self.websocket.closure,))
         elif error is not None:
-            self._failure = describe(error, self._url)
+            self._failure = _words_of(error)
             self._inbox.put(self, Failed, (self._failure, error))
         else:
             closure = _closed_by_us("this end closed the connection before it was open")
@@ -337,6 +333,11 @@ def seconds_left(deadline: float | None) -> float:
 
 def not_open(cause: str) -> ConnectionClosed:
     return ConnectionClosed(Closure(None, None, None, False, cause))
+
+
+def _words_of(error: Exception) -> str:
+    """Say what kept a connection from opening; the system's numbers are not for a person."""
+    return getattr(error, "strerror", None) or str(error) or repr(error)
 
 
 def _closed_by_us(cause: str) -> Closure:

@@ -93,6 +93,9 @@ class _Opening:
             raise HandshakeTimeout(
                 f"the opening handshake with {url.authority} was not over after {timeout:g} s"
             ) from None
+        except OSError as error:
+            self._target.explain(error)
+            raise
         return self._websocket
 
     def __exit__(
@@ -115,7 +118,10 @@ def _open(target: Target, handshake: ClientHandshake, config: Config, deadline: 
     try:
         stream = BlockingStream(sock)
         if (context := target.tls()) is not None:
-            stream.start_tls(context, deadline, server_hostname=url.host)
+            try:
+                stream.start_tls(context, deadline, server_hostname=url.host)
+            except ConnectionError:
+                raise ConnectionError(f"{url.authority} left during the TLS handshake") from None
         try:
             response = _shake_hands(stream, handshake, deadline)
         except TimeoutError:

@@ -13,7 +13,6 @@ the log.
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import math
 import selectors
@@ -24,9 +23,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .._close import Close, CloseCode
-from .._config import as_config, check_range
+from .._config import as_config
 from .._errors import HandshakeError
 from .._handlers import Handlers, call_at_once, no_coroutines
+from .._listening import Listening, Place
 from .._policy import Policy, peer_of
 from ._accept import Refused, accept
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from .._config import Config
+    from .._listening import Hosts
     from .._protocol.http import HeadersLike, Reject, Request, Response
     from .._protocol.origin import Origins
     from ._websocket import WebSocket
@@ -49,21 +50,15 @@ __all__ = ["Server", "open_server", "serve"]
 
 _logger = logging.getLogger("anyws.server")
 
-# Connections that wait to be accepted.
-_BACKLOG = 128
-# How often the system is asked for a port that is free on each of several addresses.
-_PORT_ATTEMPTS = 10
 # Seconds until accepting is tried again where the system has run out of something.
 _ACCEPT_PAUSE = 0.1
-# Where a socket on all interfaces is reached from its own machine.
-_REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing is bound here
 
 
 def serve(
     handlers: HandlersLike,
     *,
     default: Handler | None = None,
-    host: str | None = "localhost",
+    host: Hosts = "localhost",
     port: int | None = None,
     sockets: Iterable[socket.socket] | None = None,
     ssl_context: ssl.SSLContext | None = None,
@@ -108,7 +103,7 @@ def open_server(
     handlers: HandlersLike,
     *,
     default: Handler | None = None,
-    host: str | None = "localhost",
+    host: Hosts = "localhost",
     port: int | None = None,
     sockets: Iterable[socket.socket] | None = None,
     ssl_context: ssl.SSLContext | None = None,
@@ -134,8 +129,7 @@ def open_server(
     """
     if (port is None) == (sockets is None):
         raise TypeError("a server needs a port=, or else sockets=")
-    if port is not None:
-        check_range("port", port, 0, 65535)
+    place = None if port is None else Place(host, port)
     table: Handlers[Handler] = Handlers(handlers, default, "a function")
     for one in table:
         no_coroutines(one, "a handler of anyws.sync")
@@ -145,48 +139,14 @@ def open_server(
         ask = partial(call_at_once, on_request, what="on_request")
     policy = Policy.make(table.choose, ask, origins, headers)
     server = Server(table, policy, as_config(config), ssl_context)
-    return _Serving(server, lambda: _listen(host, port) if sockets is None else list(sockets))
+    return _Serving(server, lambda: list(sockets or ()) if place is None else _listen(place))
 
 
-def _listen(host: str | None, port: int | None) -> list[socket.socket]:
-    """Return sockets that listen on every address of a host, all on one port."""
-    infos = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_ADDRCONFIG
-    )
-    for _ in range(_PORT_ATTEMPTS):
-        try:
-            return _listen_on(list(dict.fromkeys(infos)), port)
-        except OSError as error:
-            # The port that is free on the first address need not be so on the others.
-            if port or error.errno != errno.EADDRINUSE:
-                raise
-            failure = error
-    raise failure
+def _listen(place: Place) -> list[socket.socket]:
+    return place.listen(one for host in place.hosts for one in place.addresses_of(host))
 
 
-def _listen_on(infos: list[Any], port: int | None) -> list[socket.socket]:
-    listening: list[socket.socket] = []
-    try:
-        for family, kind, number, _, address in infos:
-            if listening and not port:
-                # The system has chosen for the first.
-                address = (address[0], listening[0].getsockname()[1], *address[2:])
-            sock = socket.socket(family, kind, number)
-            listening.append(sock)
-            if hasattr(socket, "SO_REUSEADDR") and not hasattr(socket, "SO_EXCLUSIVEADDRUSE"):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind(address)
-            sock.listen(_BACKLOG)
-    except BaseException:
-        for sock in listening:
-            sock.close()
-        raise
-    return listening
-
-
-class Server:
+class Server(Listening):
     """A running server. Made by `open_server`."""
 
     def __init__(
@@ -196,39 +156,17 @@ class Server:
         config: Config,
         ssl_context: ssl.SSLContext | None,
     ) -> None:
+        super().__init__(secure=ssl_context is not None)
         self._handlers = handlers
         self._policy = policy
         self._config = config
         self._ssl_context = ssl_context
-        self._addresses: list[Any] = []
         self._lock = threading.Lock()
         self._served: dict[_Served, threading.Thread] = {}
         self._is_closing = False
         self._keeps_connections = False
         self._acceptor: threading.Thread | None = None
         self._alarm: socket.socket  # what is written to it wakes the thread that accepts
-
-    @property
-    def port(self) -> int:
-        """The TCP port that the server listens at (the first one's, where there are several).
-
-        :raises RuntimeError: it listens at none
-        """
-        return int(self._tcp_address()[1])
-
-    @property
-    def url(self) -> str:
-        """A URL that reaches the server from its own machine."""
-        host, port = self._tcp_address()[:2]
-        host = _REACHABLE.get(host, host)
-        host = f"[{host}]" if ":" in host else host
-        return f"{'wss' if self._ssl_context else 'ws'}://{host}:{port}/"
-
-    def _tcp_address(self) -> tuple[Any, ...]:
-        for address in self._addresses:
-            if isinstance(address, tuple):
-                return address
-        raise RuntimeError("the server listens at no TCP port")
 
     @property
     def connections(self) -> frozenset[WebSocket]:

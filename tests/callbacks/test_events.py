@@ -46,6 +46,7 @@ def test_a_connection_tells_that_it_is_open_its_messages_in_order_and_its_end():
 
 
 def test_opened_has_both_halves_of_the_handshake_and_the_subprotocol():
+    """DE-19, SO-17."""
     handlers = {"chat": echo}
     with served(handlers, headers={"X-Greeting": "hello"}) as url:
         options = {"subprotocols": ["talk", "chat"], "headers": {"X-Name": "Ada"}}
@@ -68,6 +69,7 @@ def test_events_are_values_that_cannot_be_changed():
 
 
 def test_closing_tells_the_peer_why_and_ends_with_one_event():
+    """HS-9, DE-21, CP-8, CP-10."""
     with peered() as (url, peer):
         with opened(url, peer=peer) as (client, heard):
             ws = peer.wait()
@@ -243,6 +245,7 @@ def test_opening_what_is_open_raises():
 
 
 def test_the_status_has_all_four_values():
+    """HS-12..HS-16, CP-7."""
     answer = threading.Event()
     seen = []
 
@@ -317,6 +320,8 @@ def test_a_message_that_cannot_be_sent_raises_and_leaves_the_connection_open():
 
 
 def test_a_listener_may_send_from_opened_on():
+    """DE-25."""
+
     def talk(event: Event) -> None:
         match event:
             case Opened():
@@ -458,6 +463,7 @@ def test_pings_that_nobody_answers_cost_nothing_and_the_connection_can_be_closed
 
 
 def test_a_listener_gets_the_events_of_its_class_only_and_all_in_the_order_of_adding():
+    """SO-2, SO-4."""
     calls = []
     heard = Heard()
     with served() as url:

@@ -81,6 +81,7 @@ def opened(url: str, **options: object) -> None:
 @every_network
 @pytest.mark.parametrize("size", [0, 125, 126, 65535, 65536, 900_000])
 def test_messages_come_back_as_they_were_sent(kind: str, size: int) -> None:
+    """LW-1, LW-2."""
     with served(echo, kind) as server, connect(server) as ws:
         for message in ["é€😀" * (size // 9) + "x" * (size % 9), bytes(range(256)) * (size // 256)]:
             ws.send(message)
@@ -88,6 +89,7 @@ def test_messages_come_back_as_they_were_sent(kind: str, size: int) -> None:
 
 
 def test_both_ends_know_what_they_are() -> None:
+    """LW-7, LW-29."""
     with connected() as (client, server):
         assert (client.role, server.role) == (Role.CLIENT, Role.SERVER)
         assert (client.status, server.status) == (Status.OPEN, Status.OPEN)

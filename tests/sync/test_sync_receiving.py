@@ -36,6 +36,7 @@ def flood(peer: Peer, data: bytes) -> None:
 @every_role
 @pytest.mark.parametrize("timeout", [0, 0.02])
 def test_a_message_cut_in_two_arrives_whole_after_a_timeout_in_between(role, timeout) -> None:
+    """LW-3."""
     with pair(role) as (ws, peer):
         data = peer.frame(TEXT, b"in two pieces")
         for cut in range(1, len(data)):

@@ -1,10 +1,8 @@
-"""The seeds' interfaces A, B, C and E, call by call: `docs/callbacks.md` has the table."""
+"""Programs written for other interfaces: `docs/call-by-call.md` has the table."""
 
 from __future__ import annotations
 
-import re
 import ssl
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,15 +22,12 @@ import anyws
 from anyws import CloseCode, Config, Status
 from anyws.callbacks import Client, Closed, Failed, Message, Opened, Pong
 
-PAGE = Path(__file__).parents[2] / "docs" / "callbacks.md"
-
-
-# --- A: a desktop script; E: a video tool's extension, nearly the same ---
+# --- A desktop script; a video tool's extension is nearly the same ---
 
 
 @pytest.mark.parametrize("kind", ["tcp", "tls"])
 def test_a_script_makes_a_client_with_a_url_and_one_callback_for_all_events(kind):
-    """A: new(url, callback); E: new(url, callback)."""
+    """HS-1..HS-5, HS-7, HS-8, CP-1..CP-4. All of a script."""
     heard = Heard()
     tls = {"ssl_context": server_tls()} if kind == "tls" else {}
     ours = {"ssl_context": client_tls()} if kind == "tls" else {}
@@ -54,7 +49,7 @@ def test_a_script_makes_a_client_with_a_url_and_one_callback_for_all_events(kind
 
 
 def test_the_fail_event_has_the_error_message():
-    """A: fail, with the error message; E: the same."""
+    """HS-6, CP-3."""
     heard = Heard()
     client = Client("ws://127.0.0.1:1/", heard)
     client.open()
@@ -62,7 +57,7 @@ def test_the_fail_event_has_the_error_message():
 
 
 def test_a_message_is_sent_as_data_or_as_text_in_which_bad_utf_8_is_replaced():
-    """A, E: send(message[, isData]). Ours decides by the type: `send_bytes` is always binary."""
+    """HS-10, HS-11, CP-11, CP-12. Ours decides by the type: `send_bytes` is always binary."""
     with peered() as (url, peer), opened(url, peer=peer) as (client, _):
         ws = peer.wait()
         client.send_bytes("binary by default")
@@ -72,7 +67,7 @@ def test_a_message_is_sent_as_data_or_as_text_in_which_bad_utf_8_is_replaced():
 
 
 def test_the_status_has_words():
-    """A, E: status() -> "connecting" | "open" | "closing" | "closed"."""
+    """HS-12, HS-13, HS-16, HS-17, CP-7."""
     assert [status.value for status in Status] == ["connecting", "open", "closing", "closed"]
     with silent_server() as url:
         heard = Heard()
@@ -85,7 +80,7 @@ def test_the_status_has_words():
 
 
 def test_open_and_close_return_at_once_and_the_status_tells_how_far_they_are():
-    """E: open() -> status; isOpen(); close(): the closed event tells when it is complete."""
+    """HS-9, CP-4..CP-10."""
     with served() as url:
         heard = Heard()
         client = Client(url, heard)
@@ -100,7 +95,7 @@ def test_open_and_close_return_at_once_and_the_status_tells_how_far_they_are():
         assert client.status is Status.CLOSED
 
 
-# --- B: a game engine's plugin ---
+# --- A game ---
 
 
 class Game:
@@ -138,7 +133,7 @@ class Game:
 
 
 def test_a_game_connects_with_a_timeout_and_headers_and_gets_its_four_events():
-    """B: connect(url, params, callback), send(connection, message, options), disconnect."""
+    """DE-1, DE-2, DE-6..DE-8, DE-10..DE-15, DE-17, DE-21..DE-24, DE-26. All of a game."""
     requests = []
     with served(echo, on_request=requests.append, origins="*") as url:
         game = Game(url)
@@ -158,7 +153,7 @@ def test_a_game_connects_with_a_timeout_and_headers_and_gets_its_four_events():
 
 
 def test_a_game_that_is_refused_gets_an_error_with_the_servers_response():
-    """B: data.handshake_response, with EVENT_ERROR."""
+    """DE-16, DE-18, DE-19."""
     with served(on_request=lambda _: anyws.Reject(401, "who are you?"), origins="*") as url:
         game = Game(url)
         poll_to_the_end(game.client)
@@ -168,7 +163,7 @@ def test_a_game_that_is_refused_gets_an_error_with_the_servers_response():
 
 
 def test_a_game_is_told_the_code_of_the_servers_close_when_disconnected():
-    """B: data.code, only with EVENT_DISCONNECTED."""
+    """DE-14, DE-20."""
     with served(lambda ws: ws.close(4002, "full"), origins="*") as url:
         game = Game(url)
         poll_to_the_end(game.client)
@@ -176,7 +171,7 @@ def test_a_game_is_told_the_code_of_the_servers_close_when_disconnected():
 
 
 def test_the_timeout_for_connecting_is_in_seconds():
-    """B: params.timeout, in milliseconds there."""
+    """DE-3."""
     with silent_server() as url:
         client = Client(url, config=Config(handshake_timeout=0.05), polled=True)
         failed: list[Failed] = []
@@ -187,18 +182,18 @@ def test_the_timeout_for_connecting_is_in_seconds():
 
 
 def test_a_protocol_is_offered_where_it_is_named_and_not_as_a_header():
-    """B: params.protocol. There are not two ways to name it."""
+    """DE-5, DE-9. There are not two ways to name it."""
     with served({"chat": echo}) as url, opened(url, subprotocols=["chat"]) as (_, heard):
         assert heard.wait_for(Opened).subprotocol == "chat"
     with pytest.raises(ValueError, match="argument for subprotocols"):
         Client("ws://127.0.0.1/", headers="Sec-WebSocket-Protocol: chat")
 
 
-# --- C: another one ---
+# --- Another one ---
 
 
 def test_listeners_are_set_up_before_connecting_and_taken_back():
-    """C: new(), addEventListener, removeEventListener, connect, disconnect, send."""
+    """SO-1..SO-6, SO-14..SO-16, SO-18."""
     calls = []
 
     def on_message(event: Message) -> None:
@@ -222,7 +217,7 @@ def test_listeners_are_set_up_before_connecting_and_taken_back():
 
 
 def test_the_port_may_stand_beside_the_url():
-    """C: options.port."""
+    """SO-8."""
     with served() as url:
         host, _, port = url[5:-1].partition(":")
         with opened(f"ws://{host}/", port=int(port)) as (client, _):
@@ -230,7 +225,7 @@ def test_the_port_may_stand_beside_the_url():
 
 
 def test_the_version_of_tls_is_the_contexts_1_2_at_least_by_default():
-    """C: options.tls."""
+    """SO-10."""
     old = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     old.maximum_version = ssl.TLSVersion.TLSv1_2
     authority().issue_cert("127.0.0.1").configure_cert(old)
@@ -249,7 +244,7 @@ def test_the_version_of_tls_is_the_contexts_1_2_at_least_by_default():
 
 
 def test_closed_has_code_and_reason_and_a_violation_is_told_as_an_end():
-    """C: ONCLOSE (code, reason), ONERROR (code, reason): what ends an open connection is Closed."""
+    """SO-19..SO-22. What ends an open connection is Closed."""
     with served(lambda ws: ws.close(CloseCode.POLICY_VIOLATION, "no")) as url:
         with opened(url) as (_, heard):
             end = heard.wait_for(Closed)
@@ -259,15 +254,3 @@ def test_closed_has_code_and_reason_and_a_violation_is_told_as_an_end():
             end = heard.wait_for(Closed)
             assert end.closure.sent is not None
             assert end.closure.sent.code == 1009
-
-
-# --- The page ---
-
-
-def test_every_test_that_the_page_names_exists():
-    text = PAGE.read_text()
-    sources = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
-    names = re.findall(r"`(test_\w+)`", text)
-    assert len(names) > 20
-    for name in names:
-        assert f"def {name}(" in sources, name
