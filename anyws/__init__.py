@@ -3,6 +3,7 @@
 A map of the house, from the top down; data goes out this way and comes in the other::
 
     _cli.py                      the command
+    sync/                        a face for programs without an event loop
     callbacks/                   a face for programs with a main loop of their own
     testing/                     for tests of programs: pairs in memory, faults, virtual time
     _client.py                   ways in: a URL becomes a WebSocket

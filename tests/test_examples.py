@@ -202,16 +202,20 @@ RUNNERS = [
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
-def test_the_client_and_the_server_of_the_readme(runner, tmp_path):
+def test_the_clients_and_the_server_of_the_readme(runner, tmp_path):
     port = free_port()
     programs = [tmp_path / "server.py", tmp_path / "client.py"]
-    for path, block in zip(programs, BLOCKS["python"], strict=True):
+    *looping, blocking = BLOCKS["python"]
+    for path, block in zip(programs, looping, strict=True):
         assert block.count("8080") == block.count("anyio.run(main)") == 1
         program = block.replace("8080", str(port)).replace("anyio.run(main)", runner)
         path.write_text(program, encoding="utf-8")
     with started(programs[0]) as server:
         wait_for(port, server)
         done = run(programs[1])
+        assert blocking.count("8080") == 1
+        waited = run("-c", blocking.replace("8080", str(port)))
+    assert (waited.returncode, waited.stdout, waited.stderr) == (0, "hello\n", "")
     *lines, ping, closure = done.stdout.splitlines()
     assert (done.returncode, done.stderr) == (0, "")
     assert lines == ["hello", r"b'\x00\x01'"]

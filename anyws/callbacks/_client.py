@@ -245,9 +245,13 @@ class Client:
             for _, listener in self._listeners:
                 if inspect.iscoroutinefunction(listener):
                     raise TypeError(f"the listener {listener!r} is async: use run(), not open()")
-            run = self._new_run(self._inbox)
-            start(run, self._delivery)
-            self._run = run
+            before, self._run = self._run, self._new_run(self._inbox)
+            try:
+                # Listeners may be called, and use the client, before this returns.
+                start(self._run, self._delivery)
+            except BaseException:
+                self._run = before
+                raise
 
     def _check_closed(self) -> None:
         if (status := self.status) is not Status.CLOSED:

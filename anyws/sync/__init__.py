@@ -6,12 +6,15 @@ started for a client: pings are answered while the program is within a call that
 
 from ._client import open_websocket
 from ._fragments import FragmentReceiver, FragmentSender
-from ._server import Server, open_server, serve
+from ._server import Handler, HandlersLike, OnRequest, Server, open_server, serve
 from ._websocket import WebSocket
 
 __all__ = [
     "FragmentReceiver",
     "FragmentSender",
+    "Handler",
+    "HandlersLike",
+    "OnRequest",
     "Server",
     "WebSocket",
     "open_server",
@@ -19,5 +22,6 @@ __all__ = [
     "serve",
 ]
 for _name in __all__:
-    globals()[_name].__module__ = "anyws.sync"
+    if getattr(globals()[_name], "__module__", "").startswith("anyws."):
+        globals()[_name].__module__ = "anyws.sync"
 del _name

@@ -20,7 +20,7 @@ import socket
 import threading
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .._close import Close, CloseCode
 from .._config import as_config
@@ -42,11 +42,11 @@ if TYPE_CHECKING:
     from .._protocol.origin import Origins
     from ._websocket import WebSocket
 
-    Handler = Callable[[WebSocket], object]
-    HandlersLike = Handler | Mapping[str | None, Handler] | Mapping[str, Handler]
-    OnRequest = Callable[[Request], Response | Reject | None]
+__all__ = ["Handler", "HandlersLike", "OnRequest", "Server", "open_server", "serve"]
 
-__all__ = ["Server", "open_server", "serve"]
+Handler: TypeAlias = "Callable[[WebSocket], object]"
+HandlersLike: TypeAlias = "Handler | Mapping[str | None, Handler] | Mapping[str, Handler]"
+OnRequest: TypeAlias = "Callable[[Request], Response | Reject | None]"
 
 _logger = logging.getLogger("anyws.server")
 

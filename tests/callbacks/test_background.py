@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import queue
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from anyws.callbacks import Client, Closed, Event, Message, Opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
 
 
 class Block:
@@ -47,6 +49,45 @@ class Block:
 
 
 # --- Threads ---
+
+
+def test_a_listener_finds_its_client_open_though_open_has_not_returned():
+    statuses = []
+    is_over = threading.Event()
+
+    def on_opened(event: Opened) -> None:
+        statuses.append(event.client.status.value)
+        event.client.send("early")
+
+    def on_message(event: Message) -> None:
+        statuses.append(event.data)
+        event.client.close()
+
+    def hold_up(frame: FrameType, kind: str, argument: object) -> Any:
+        """Have this thread wait for the listeners where it has started everything."""
+        if frame.f_code.co_name != "start" or not frame.f_code.co_filename.endswith(
+            "_background.py"
+        ):
+            return None
+        if kind == "return":
+            assert is_over.wait(GUARD)
+        return hold_up
+
+    with served() as url:
+        listeners = {
+            Opened: on_opened,
+            Message: on_message,
+            Closed: lambda event: is_over.set(),
+        }
+        client = Client(url, listeners, config=QUICK)
+        before = sys.gettrace()
+        sys.settrace(hold_up)
+        try:
+            client.open()
+        finally:
+            sys.settrace(before)
+        assert client.status.value == "closed"
+    assert statuses == ["open", "early"]
 
 
 def test_listeners_are_called_in_a_thread_of_the_library_that_is_not_the_networks():
