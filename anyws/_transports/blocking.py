@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Final
 from .._close import Role
 from .._config import LINGER
 from .._protocol.protocol import Half
+from .blocking_stream import is_interruption
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,20 +126,22 @@ class BlockingTransport:
         if not protocol.sendable:
             raise protocol.exception()
         self.is_writing = True
+        is_out = False
         try:
             self._put(protocol.encode(data, finished=finished, compress=compress))
             self._push()
             if self._unsent:
                 self._push_on()
+            is_out = True
             self.is_writing = protocol.write_blocked = False
             if protocol.replies:
                 # Of what another thread has received meanwhile.
                 self._reply()
-        except OSError as error:
-            self._fail(error)
-            raise protocol.exception() from error
-        except BaseException:
-            if not self.closed:
+        except BaseException as error:
+            if isinstance(error, OSError) and not is_interruption(error):
+                self._fail(error)
+                raise protocol.exception() from error
+            if not (self.closed or is_out):
                 self._abort("a write was interrupted", by_us=True)
             raise
         finally:
@@ -245,6 +248,8 @@ class BlockingTransport:
                 self._take()
             return came
         except OSError as error:
+            if is_interruption(error):
+                raise
             self._end_reading(error)
             return True
         finally:
@@ -357,9 +362,10 @@ class BlockingTransport:
                 self._push()
             # Then of several pongs the latest is kept.
             protocol.write_blocked = bool(self._unsent)
-        except OSError as error:
-            self._fail(error)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, OSError) and not is_interruption(error):
+                self._fail(error)
+                return
             self._abort("a write was interrupted", by_us=True)
             raise
 

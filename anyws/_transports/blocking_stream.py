@@ -7,6 +7,8 @@ threads at once: they are for whoever holds the connection's lock, and never wai
 **Interrupts.** A signal handler that raises, as that of Ctrl-C, runs between two instructions of
 Python; were the result of `recv` a value on its way into a variable, it could vanish there, and
 with it a piece of the stream. So `fetch` has it put into `_chunks` by the call that made it.
+What such a handler raises may be an `OSError`, too; `is_interruption` tells that from what the
+system has to say.
 
 **Waiting.** A read that may take long is one system call: the socket itself gives up after
 `_PATIENCE` seconds. Whoever has less time asks first whether there is anything to read.
@@ -29,7 +31,9 @@ from .._config import CHUNK_BYTES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["BlockingStream"]
+__all__ = ["BlockingStream", "is_interruption"]
+
+_PACKAGE: Final = __name__.partition(".")[0]
 
 # Seconds after which a read comes back with nothing.
 _PATIENCE: Final = 1.0
@@ -37,6 +41,19 @@ _READ_BYTES: Final = (CHUNK_BYTES,)
 # Where there is no such flag, the socket is never allowed to block.
 _DO_NOT_WAIT: int | None = getattr(socket, "MSG_DONTWAIT", None)
 _NOTHING_YET = (BlockingIOError, InterruptedError, TimeoutError)
+
+
+def is_interruption(error: OSError) -> bool:
+    """Whether a signal handler has raised it: below a call of ours there is a frame of another's."""
+    traceback = error.__traceback__
+    is_ours = False
+    while traceback is not None:
+        module = traceback.tb_frame.f_globals.get("__name__", "")
+        if is_ours and not module.startswith((_PACKAGE, "ssl")):
+            return True
+        is_ours = module == __name__
+        traceback = traceback.tb_next
+    return False
 
 
 class BlockingStream:
@@ -126,7 +143,9 @@ class BlockingStream:
             return False
         try:
             self._chunks.extend(map(self._recv, _READ_BYTES))
-        except _NOTHING_YET:
+        except _NOTHING_YET as error:
+            if is_interruption(error):
+                raise
             return False
         return True
 
@@ -177,7 +196,9 @@ class BlockingStream:
             return 0
         try:
             return self.socket.send(data, _DO_NOT_WAIT or 0)
-        except _NOTHING_YET:
+        except _NOTHING_YET as error:
+            if is_interruption(error):
+                raise
             return 0
 
     def send_all(self, data: bytes, deadline: float) -> None:

@@ -47,11 +47,17 @@ def start(run: Run, delivery: Delivery | None) -> None:
             raise RuntimeError("the interpreter is exiting: no connection can be opened any more")
         background = _current
         if background is None:
-            background = Background()
+            _current = background = Background()
         background.take(run, delivery)
-        if _current is None:
-            background.thread.start()
-            _current = background
+        if background.thread.ident is None:
+            try:
+                background.thread.start()
+            except BaseException:
+                # An interrupt may have come behind the start, too.
+                if background.thread.ident is None:
+                    _current = None
+                    run.give_back()
+                raise
 
 
 class Background:

@@ -239,6 +239,8 @@ class Client:
 
         :raises RuntimeError: the connection has not ended yet, or the interpreter is exiting
         :raises TypeError: a listener is async: that is for `run` alone (the caller's fault)
+
+        Interrupted, by Ctrl-C say, it may have begun all the same: `status` tells.
         """
         with self._lock:
             self._check_closed()
@@ -250,7 +252,8 @@ class Client:
                 # Listeners may be called, and use the client, before this returns.
                 start(self._run, self._delivery)
             except BaseException:
-                self._run = before
+                if not self._run.is_taken:
+                    self._run = before
                 raise
 
     def _check_closed(self) -> None:

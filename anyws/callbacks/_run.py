@@ -96,6 +96,15 @@ class Run:
         return Status.OPEN if websocket.is_open else Status.CLOSING
 
     @property
+    def is_taken(self) -> bool:
+        """Whether there is a loop that runs it, or will."""
+        return self.post is not _nowhere
+
+    def give_back(self) -> None:
+        """No loop will run it."""
+        self.post = _nowhere
+
+    @property
     def pending_bytes(self) -> int:
         return self._pending_bytes
 

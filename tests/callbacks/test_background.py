@@ -25,7 +25,7 @@ from programs import run, started
 
 import anyws
 import anyws.sync
-from anyws import Config, ConnectionBroken
+from anyws import Config, ConnectionBroken, Status
 from anyws.callbacks import Client, Closed, Event, Message, Opened
 
 if TYPE_CHECKING:
@@ -49,6 +49,42 @@ class Block:
 
 
 # --- Threads ---
+
+
+@pytest.mark.parametrize("comes", ["before", "behind"])
+def test_an_interrupt_while_opening_leaves_a_client_that_knows_what_it_is(
+    monkeypatch: pytest.MonkeyPatch, comes: str
+) -> None:
+    """As Ctrl-C does, before the thread has been started or while that is waited for."""
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        if thread.name == "anyws callbacks":
+            if comes == "behind":
+                start(thread)
+            raise KeyboardInterrupt
+        start(thread)
+
+    heard = Heard()
+    with served() as url:
+        client = Client(url, heard, config=QUICK)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                client.open()
+        if comes == "before":
+            assert client.status is Status.CLOSED
+            assert heard.events == []
+            client.open()
+        heard.wait_for(Opened)
+        assert (
+            len([thread for thread in threads_of_ours() if thread.name == "anyws callbacks"]) == 1
+        )
+        client.send("hello")
+        assert heard.wait_for(Message).data == "hello"
+        client.close()
+        assert heard.wait_for_end().clean
+    assert len(heard.of(Opened)) == 1
 
 
 def test_a_listener_finds_its_client_open_though_open_has_not_returned():

@@ -95,6 +95,59 @@ def test_ctrl_c_while_waiting_for_a_message_costs_nothing(role: Role) -> None:
             assert ws.receive(5) == "in two pieces"
 
 
+@contextmanager
+def rung(error: Exception, when: threading.Event) -> Iterator[None]:
+    """Have a signal handler raise this in the main thread, once an event is set."""
+
+    def ring(number: int, frame: object) -> None:
+        raise error
+
+    before = signal.signal(signal.SIGINT, ring)
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def press() -> None:
+        assert when.wait(GUARD)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    thread = threading.Thread(target=press)
+    try:
+        with pytest.raises(type(error)) as caught:
+            thread.start()
+            yield
+        thread.join()
+        assert caught.value is error
+    finally:
+        thread.join()
+        signal.signal(signal.SIGINT, before)
+
+
+# What the stream itself may raise, too.
+SYSTEM_LIKE = [TimeoutError("an alarm"), InterruptedError("a signal"), ConnectionError("a check")]
+
+
+@pytest.mark.parametrize("error", SYSTEM_LIKE, ids=lambda error: type(error).__name__)
+def test_what_a_handler_raises_while_a_message_is_waited_for_is_not_the_networks(
+    error: OSError,
+) -> None:
+    with pair() as (ws, peer):
+        with rung(error, stream_of(ws).reads):
+            ws.receive()
+        assert is_at_rest(ws)
+        peer.send(TEXT, b"nothing is lost")
+        assert ws.receive(5) == "nothing is lost"
+
+
+@pytest.mark.parametrize("error", SYSTEM_LIKE, ids=lambda error: type(error).__name__)
+def test_what_a_handler_raises_within_a_write_is_not_the_networks(error: OSError) -> None:
+    with pair() as (ws, peer):
+        with rung(error, stream_of(ws).writes):
+            ws.send(b"x" * LARGE)
+        with pytest.raises(anyws.ClosedByUs, match="a write was interrupted"):
+            ws.send("next")
+        assert peer.until_end() == []
+
+
 def test_ctrl_c_while_waiting_for_a_pong_costs_the_answer() -> None:
     with pair() as (ws, peer):
         with pressed(stream_of(ws).reads):
