@@ -237,6 +237,19 @@ async def test_what_is_no_error_leaves_as_itself(anyio_backend) -> None:
             await Client(url, listen, config=QUICK).run()
 
 
+async def test_what_is_no_error_leaves_as_itself_beside_a_cancellation_too(anyio_backend) -> None:
+    class Interrupt(BaseException):
+        pass
+
+    def listen(event: Event) -> None:
+        scope.cancel()
+        raise Interrupt
+
+    async with served(echo) as url:
+        with anyio.CancelScope() as scope, pytest.raises(Interrupt):
+            await Client(url, listen, config=QUICK).run()
+
+
 async def test_other_threads_may_send_and_close(anyio_backend) -> None:
     heard: list[Any] = []
     is_open = threading.Event()
