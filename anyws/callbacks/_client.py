@@ -17,7 +17,7 @@ from anyio.lowlevel import current_token
 from .._client import open_websocket
 from .._close import CloseCode, Role, Status, check_close
 from .._config import as_config
-from .._connection import _only
+from .._connection import _only, split_cancellations
 from .._protocol.http import make_headers
 from .._protocol.outgoing import as_binary, as_message, as_text
 from .._protocol.url import parse_url
@@ -288,8 +288,10 @@ class Client:
                 task_group.start_soon(run.run)
                 last = await inbox.serve(self)
         except BaseExceptionGroup as group:
-            # A listener's SystemExit, say: tasks of ours raise nothing.
-            raise _only(group) from None
+            # A listener's SystemExit, say: tasks of ours raise nothing. A cancellation that Trio has
+            # beside it does not get lost: whoever is cancelled stays so.
+            _, other = split_cancellations(group)
+            raise _only(other if isinstance(other, BaseExceptionGroup) else group) from None
         return last
 
     # --- Polling ---

@@ -222,6 +222,7 @@ class Run:
             # Behind the last event, so that what has ended has told so; who delivers that sets this,
             # too, if it is faster. Where the run was cancelled from outside, no event tells.
             self.ended = True
+            self._drop_outbox()
             self._wake_senders()
 
     def _end(self, error: Exception | None) -> None:
@@ -284,10 +285,14 @@ class Run:
         except ConnectionClosed:
             pass  # who receives notices, too
         finally:
-            with self._lock:
-                self._outbox.clear()
-                self._pending_bytes = 0
+            self._drop_outbox()
             self._all_is_sent.ring()
+
+    def _drop_outbox(self) -> None:
+        # Also when all is over: a run that is cancelled counts as open for some turns yet.
+        with self._lock:
+            self._outbox.clear()
+            self._pending_bytes = 0
 
     async def _close(self, websocket: WebSocket, close: Close) -> None:
         """Close behind what waits to be sent; one deadline is over both."""

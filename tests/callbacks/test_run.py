@@ -142,6 +142,25 @@ async def test_cancelled_within_a_listener_it_cancels_that(anyio_backend) -> Non
     assert ended == [Opened]
 
 
+async def test_what_is_sent_while_it_is_cancelled_does_not_wait_for_ever(anyio_backend) -> None:
+    async def send_at_every_turn() -> None:
+        while True:
+            await anyio.sleep(0)
+            if client.is_open:
+                scope.cancel()
+                client.send("too late")
+
+    async with served(echo) as url:
+        client = Client(url, config=QUICK)
+        async with anyio.create_task_group() as task_group:
+            task_group.start_soon(send_at_every_turn)
+            with anyio.CancelScope() as scope:
+                await client.run()
+            task_group.cancel_scope.cancel()
+        assert scope.cancelled_caught
+        assert client.pending_bytes == 0
+
+
 async def test_cancelled_while_connecting_it_gives_that_up(anyio_backend) -> None:
     async with await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0) as listener:
         port = listener.extra(anyio.abc.SocketAttribute.local_port)
@@ -234,6 +253,19 @@ async def test_what_is_no_error_leaves_as_itself(anyio_backend) -> None:
 
     async with served(echo) as url:
         with pytest.raises(Interrupt):
+            await Client(url, listen, config=QUICK).run()
+
+
+async def test_what_is_no_error_leaves_as_itself_beside_a_cancellation_too(anyio_backend) -> None:
+    class Interrupt(BaseException):
+        pass
+
+    def listen(event: Event) -> None:
+        scope.cancel()
+        raise Interrupt
+
+    async with served(echo) as url:
+        with anyio.CancelScope() as scope, pytest.raises(Interrupt):
             await Client(url, listen, config=QUICK).run()
 
 
