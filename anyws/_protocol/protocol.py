@@ -191,16 +191,11 @@ class Protocol(Reading):
         self.replies.clear()
 
     def _stop_reading(self) -> None:
-        self._drop_unread()
-        self._settle()
-
-    def _settle(self) -> None:
-        """At the end, let go of what would live until a garbage collection.
+        """At the end, let go of what is kept, and of what would live until a garbage collection.
 
         wsproto's parser is a generator that refers to itself until it meets a Close or an error.
         """
-        if not self.finished:
-            return
+        self._drop_unread()
         self.on_pong = None
         self._end_parser()
         if self._deflate is not None:
