@@ -858,7 +858,7 @@ CALLBACKS = [
         file="callbacks/_run.py",
         old="            self.ended = True\n            self._drop_outbox()\n",
         new="            self.ended = True\n",
-        scenario="events from the background",
+        scenario="sends at every turn",
     ),
     Mutant(
         name="a callback client closes in front of its messages",

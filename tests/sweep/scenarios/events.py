@@ -457,6 +457,30 @@ async def events_and_a_close_behind_messages_that_nobody_reads(world: World) -> 
     await _close_behind_messages(world, stalled_for=5)
 
 
+@scenario(kinds=(MEMORY, TCP))
+async def events_and_somebody_who_sends_at_every_turn(world: World) -> None:
+    """What is sent arrives in order, or is refused; nothing of it waits when all is over."""
+    async with _told(world, {}, codes=(3000,)) as (heard, peer):
+
+        async def send() -> None:
+            await peer.open.wait()
+            # Turns, and no time: a run that is cancelled counts as open for a few of them.
+            for number in range(15):
+                await anyio.lowlevel.checkpoint()
+                if heard.client.is_open:
+                    heard.client.send(str(number))
+            heard.client.close(3000)
+
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(send)
+            await world.attack(heard.run)
+            tg.cancel_scope.cancel()
+        numbers = [int(message) for message in peer.messages]
+        check(numbers == sorted(set(numbers)), f"arrived: {numbers}")
+        if not world.struck:
+            check(numbers[-1:] == [14], f"arrived: {numbers}")
+
+
 # --- The background thread ---
 
 
