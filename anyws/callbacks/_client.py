@@ -66,8 +66,8 @@ class Client:
     called. And with `run` in place of `open`, by the task that awaits it.
 
     **Events.** `Opened`, then `Message` and `Pong` in the order in which they happened, then
-    `Closed`; or nothing but `Failed`. Exactly one of these two comes, whatever happens, and nothing
-    after it. After the program has called `close`, only that one comes. The listeners of one client
+    `Closed`; or nothing but `Failed`. Exactly one of these two comes, whatever happens but the
+    cancellation of `run`, and nothing after it. After the program has called `close`, only that one comes. The listeners of one client
     are called one at a time. A slow one holds up its own connection and no other: what it leaves
     waiting is bounded (`Config.inbox_size`), and then the peer is held up by TCP. A listener that
     raises is reported in the log, ``anyws.client``, with its traceback, and changes nothing else.
