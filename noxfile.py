@@ -169,7 +169,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def conformance(session: nox.Session) -> None:
-    """Autobahn's cases on both roles and backends: `-- --full` for all 517, `-- --help` for more."""
+    """Autobahn's cases, both roles, each backend: `-- --full` for all 517, `-- --help` for more."""
     install(session, "conformance")
     session.run("python", "conformance/run.py", *session.posargs)
 

@@ -3,9 +3,11 @@
 A map of the house, from the top down; data goes out this way and comes in the other::
 
     _cli.py                      the command
+    sync/                        a face for programs without an event loop
+    callbacks/                   a face for programs with a main loop of their own
     testing/                     for tests of programs: pairs in memory, faults, virtual time
     _client.py                   ways in: a URL becomes a WebSocket
-    _server.py  _served.py  _accept.py  _handlers.py
+    _server.py  _served.py  _accept.py  _handlers.py  _listening.py
                                  ways in: a listener becomes WebSockets with handlers
     _connection.py               who owns a connection, and how it is left
     _websocket.py  _fragments.py  _handshake.py
@@ -17,7 +19,7 @@ A map of the house, from the top down; data goes out this way and comes in the o
                                  words: codes, limits, exceptions
 """
 
-from ._accept import OnRequest, wrap_server_stream
+from ._accept import wrap_server_stream
 from ._client import connect_websocket, open_websocket, wrap_client_stream
 from ._close import Close, CloseCode, Closure, Role, Status
 from ._config import Config, Deflate
@@ -37,6 +39,7 @@ from ._errors import (
 from ._fragments import FragmentReceiver, FragmentSender
 from ._handlers import Handler, HandlersLike
 from ._handshake import WebSocketAttribute
+from ._policy import OnRequest
 from ._protocol.http import Headers, HeadersLike, Reject, Request, Response
 from ._protocol.origin import Origins
 from ._server import Server, open_server, serve

@@ -1,32 +1,27 @@
-"""Ways in: a stream becomes a server's `WebSocket`. Who gets in, and what the others are told."""
+"""Ways in: a stream becomes a server's `WebSocket`, or the client is refused."""
 
 from __future__ import annotations
 
-import inspect
-import logging
 import math
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from anyio import (
     BrokenResourceError,
     CancelScope,
     EndOfStream,
     current_time,
-    get_cancelled_exc_class,
     move_on_after,
 )
 
 from ._close import Role
 from ._config import CHUNK_BYTES, LINGER, as_config
-from ._connection import Connection, Opening, is_cancellation
+from ._connection import Connection, Opening
 from ._errors import HandshakeError, HandshakeInvalid, HandshakeRejected, HandshakeTimeout
 from ._handlers import choose_subprotocol
 from ._handshake import Handshake
+from ._policy import OnRequest, Policy, peer_of
 from ._protocol.handshake_server import BadRequest, ServerHandshake
-from ._protocol.http import Headers, Reject, Request, Response, text_response
-from ._protocol.origin import Origins, check_origin, check_origins_argument
+from ._protocol.http import Response, text_response
 from ._transports.errors import STREAM_ERRORS
 from ._transports.sockets import AcceptedStream
 
@@ -39,89 +34,11 @@ if TYPE_CHECKING:
 
     from ._config import Config
     from ._protocol.http import HeadersLike
+    from ._protocol.origin import Origins
     from ._transports.sockets import Accepted
     from ._websocket import WebSocket
 
-__all__ = ["OnRequest", "Policy", "accept", "peer_of", "wrap_server_stream"]
-
-Answer: TypeAlias = Response | Reject | None
-OnRequest: TypeAlias = Callable[[Request], Awaitable[Answer] | Answer]
-
-_logger = logging.getLogger("anyws.server")
-
-
-@dataclass(frozen=True)
-class Policy:
-    """What a server says to a request.
-
-    choose:
-        The subprotocol for what a client offers; raises `Reject`.
-    on_request:
-        Asked about every request before it is answered; what it returns is the answer.
-    """
-
-    choose: Callable[[tuple[str, ...]], str | None]
-    on_request: OnRequest | None
-    origins: Origins
-    headers: Headers
-
-    @classmethod
-    def make(
-        cls,
-        choose: Callable[[tuple[str, ...]], str | None],
-        on_request: OnRequest | None,
-        origins: Origins,
-        headers: HeadersLike | None,
-    ) -> Policy:
-        """Check the arguments of a way in."""
-        if on_request is not None and not callable(on_request):
-            raise TypeError("on_request must be a function that takes a Request")
-        # What cannot be said in a 101 is found out now, not with the first client.
-        checked = ServerHandshake.check_headers(headers)
-        return cls(choose, on_request, check_origins_argument(origins), checked)
-
-    async def judge(self, request: Request) -> tuple[Response | None, str | None]:
-        """Return the answer to a valid request where that is not 101, and else the subprotocol."""
-        if not check_origin(request, self.origins):
-            return text_response(403, "this Origin is not served\n"), None
-        refusal = await self._ask(request)
-        if refusal is None:
-            try:
-                return None, self.choose(request.subprotocols)
-            except Reject as reject:
-                refusal = reject.response
-        return refusal, None
-
-    async def _ask(self, request: Request) -> Response | None:
-        if self.on_request is None:
-            return None
-        try:
-            answer = self.on_request(request)
-            if inspect.isawaitable(answer):
-                answer = await answer
-            if isinstance(answer, Reject):
-                return answer.response
-            if answer is None or isinstance(answer, Response):
-                if answer is not None and answer.status < 200:
-                    raise ValueError(f"a request is not answered with status {answer.status}")
-                return answer
-            raise TypeError(
-                f"on_request must return a Response, a Reject or None, not {type(answer).__name__}"
-            )
-        except Reject as reject:
-            return reject.response
-        except (Exception, get_cancelled_exc_class()) as error:
-            if is_cancellation(error):
-                raise
-            _logger.exception("on_request failed for %r; the client gets 500", request)
-            return text_response(500, "internal server error\n")
-
-    async def answer_to_bad(self, error: BadRequest) -> Response:
-        """Return the answer to a request that is wrong, or for something else than a WebSocket."""
-        answer = None
-        if error.request is not None:
-            answer = await self._ask(error.request)
-        return answer or error.response
+__all__ = ["accept", "wrap_server_stream"]
 
 
 def wrap_server_stream(
@@ -163,15 +80,6 @@ class _ServerOpening(Opening):
         return await accept(AcceptedStream(self._stream), self._policy, self._config)
 
 
-def peer_of(accepted: Accepted) -> tuple[object, str]:
-    """Return the remote address, if there is one, and a name for it that fits a log."""
-    address = accepted.remote_address
-    if isinstance(address, tuple):
-        host = f"[{address[0]}]" if ":" in str(address[0]) else address[0]
-        return address, f"{host}:{address[1]}"
-    return address, repr(address) if address else "a stream"
-
-
 async def accept(
     accepted: Accepted,
     policy: Policy,
@@ -189,7 +97,8 @@ async def accept(
     timeout = config.handshake_timeout
     scope = scope if scope is not None else CancelScope()
     scope.deadline = current_time() + timeout if timeout is not None else math.inf
-    address, peer = peer_of(accepted)
+    address = accepted.remote_address
+    peer = peer_of(address)
     handshake = ServerHandshake(config.compression, address)
     stream: ByteStream | None = None
     refused: _Refused | None = None

@@ -397,7 +397,9 @@ def _reason_of(error: OSError) -> str:
     if isinstance(cause, ExceptionGroup):
         reasons = [_reason_of(one) for one in cause.exceptions if isinstance(one, OSError)]
         return ", ".join(dict.fromkeys(reasons))
-    if error.errno is not None and not isinstance(error, socket.gaierror):
+    if isinstance(error, socket.gaierror):
+        return str(error.args[-1])  # the resolver's own words
+    if error.errno is not None:
         return os.strerror(error.errno)
     return error.strerror or str(error)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from typing import TYPE_CHECKING
 
 from anyio import (
@@ -18,18 +17,20 @@ from ._config import CHUNK_BYTES, as_config
 from ._connection import Connection, Opening
 from ._errors import HandshakeInvalid, HandshakeRejected, HandshakeTimeout
 from ._handshake import Handshake
-from ._protocol.handshake_client import ClientHandshake
-from ._protocol.url import URL, parse_url
+from ._protocol.url import parse_url
+from ._target import Arguments, Target
 from ._transports.sockets import connect
 from ._transports.stream import hold_back
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from anyio.abc import ByteStream, TaskGroup, TaskStatus
 
     from ._config import Config
+    from ._protocol.handshake_client import ClientHandshake
     from ._protocol.http import HeadersLike
     from ._websocket import WebSocket
 
@@ -60,7 +61,8 @@ def open_websocket(
 
     :param url: ``ws://`` or ``wss://``; user information in it is sent as Basic authorization
     :param subprotocols: offered to the server, the preferred first
-    :param headers: more headers for the request: a mapping, or pairs
+    :param headers: more headers for the request: a mapping, pairs, or one string of lines with
+        CRLF between them
     :param origin: the ``Origin`` header, for servers that ask for one
     :param ssl_context: for ``wss://``; default: certificates are verified, TLS 1.2 at least
     :param port: instead of the URL's
@@ -75,8 +77,8 @@ def open_websocket(
     Cancelled while it opens, the socket is closed. (RFC 6455, section 4.1.)
     """
     return _ClientOpening(
-        _TCP(url, port, ssl_context),
-        _Arguments(subprotocols, headers, origin),
+        _TCP(Target(url, port, ssl_context)),
+        Arguments(subprotocols, headers, origin),
         config,
     )
 
@@ -100,7 +102,7 @@ def wrap_client_stream(
 
     Otherwise like `open_websocket`.
     """
-    return _ClientOpening(_Given(stream, url), _Arguments(subprotocols, headers, origin), config)
+    return _ClientOpening(_Given(stream, url), Arguments(subprotocols, headers, origin), config)
 
 
 async def connect_websocket(
@@ -124,8 +126,8 @@ async def connect_websocket(
     group. Cancelled while it opens, the socket is closed.
     """
     opening = _ClientOpening(
-        _TCP(url, port, ssl_context),
-        _Arguments(subprotocols, headers, origin),
+        _TCP(Target(url, port, ssl_context)),
+        Arguments(subprotocols, headers, origin),
         config,
     )
     name = f"anyws connection to {opening.url.safe}"
@@ -141,45 +143,20 @@ async def connect_websocket(
     return made.pop()
 
 
-class _Arguments:
-    """What a caller may say about the request."""
-
-    def __init__(
-        self, subprotocols: Sequence[str], headers: HeadersLike | None, origin: str | None
-    ) -> None:
-        self._subprotocols = subprotocols
-        # Iterables of pairs can be read once, and opening twice is legal.
-        self._headers = headers if headers is None or hasattr(headers, "items") else list(headers)
-        self._origin = origin
-
-    def handshake(self, url: URL, config: Config) -> ClientHandshake:
-        return ClientHandshake(
-            url,
-            subprotocols=self._subprotocols,
-            headers=self._headers,
-            origin=self._origin,
-            compression=config.compression,
-        )
-
-
 class _TCP:
     """The stream that a URL names."""
 
-    def __init__(self, url: str, port: int | None, ssl_context: ssl.SSLContext | None) -> None:
-        self.url = parse_url(url, port)
-        if ssl_context is not None and not self.url.secure:
-            raise ValueError("ssl_context is for wss:// URLs, and this is a ws:// URL")
-        self._ssl_context = ssl_context
+    def __init__(self, target: Target) -> None:
+        self.url = target.url
+        self._target = target
 
     async def open(self) -> ByteStream:
-        context = (self._ssl_context or _default_context()) if self.url.secure else None
-        return await connect(self.url.host, self.url.port, context, self.url.authority)
-
-
-def _default_context() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
+        url = self.url
+        try:
+            return await connect(url.host, url.port, self._target.tls(), url.authority)
+        except OSError as error:
+            self._target.explain(error)
+            raise
 
 
 class _Given:
@@ -195,7 +172,7 @@ class _Given:
 
 
 class _ClientOpening(Opening):
-    def __init__(self, source: _TCP | _Given, arguments: _Arguments, config: Config | None) -> None:
+    def __init__(self, source: _TCP | _Given, arguments: Arguments, config: Config | None) -> None:
         super().__init__()
         self.url = source.url
         self._source = source

@@ -33,6 +33,9 @@ MAX_FRAMES_PER_TURN: Final = 256
 MAX_RECEIVES_PER_TURN: Final = 64
 # Messages sent without having to wait before `send` does the same.
 MAX_SENDS_PER_TURN: Final = 64
+# Messages that a program of `anyws.callbacks` may be ahead of the network.
+MAX_OUTBOX_BYTES: Final = 16 * MIB
+MAX_OUTBOX_MESSAGES: Final = 64 * KIB
 # What one read takes from the stream; also what one write hands to it, so that a write of any
 # size shows progress to `write_timeout` at least this often.
 CHUNK_BYTES: Final = 64 * KIB

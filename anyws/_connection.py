@@ -27,7 +27,6 @@ from anyio import (
 
 from ._close import Close, CloseCode, Role, check_close
 from ._keepalive import Keepalive
-from ._protocol.deflate import PerMessageDeflate
 from ._protocol.ending import By
 from ._protocol.protocol import Protocol
 from ._transports.sockets import make_transport
@@ -67,10 +66,7 @@ class Connection:
         negotiated: Negotiated | None,
         trailing_data: bytes,
     ) -> None:
-        deflate = None
-        if negotiated is not None and config.compression is not None:
-            deflate = PerMessageDeflate(negotiated, config.compression, config.max_message_size)
-        self._protocol = Protocol(role, config, deflate)
+        self._protocol = Protocol.negotiated(role, config, negotiated)
         self._protocol.receive_data(trailing_data)
         self._config = config
         self._handshake = handshake

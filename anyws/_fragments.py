@@ -8,7 +8,7 @@ from anyio import BusyResourceError, ClosedResourceError, Event
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from ._close import CloseCode
-from ._protocol.outgoing import as_message
+from ._protocol.outgoing import as_message, check_fragment
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -53,9 +53,7 @@ class FragmentSender:
         ws = self._ws
         if ws._fragmented is not self:
             raise ClosedResourceError("the message has ended, or was not begun")
-        if self._type not in {None, type(data)}:
-            wanted, given = ("text", "binary") if self._type is str else ("binary", "text")
-            raise TypeError(f"the message is {wanted}, and this fragment is {given}")
+        check_fragment(data, self._type)
         if not ws.is_open:
             raise ws._protocol.exception()
         try:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+import inspect
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from ._protocol.fields import is_token
 from ._protocol.http import Reject
@@ -11,7 +12,18 @@ from ._protocol.http import Reject
 if TYPE_CHECKING:
     from ._websocket import WebSocket
 
-__all__ = ["Handler", "Handlers", "HandlersLike", "choose_subprotocol"]
+__all__ = [
+    "Handler",
+    "Handlers",
+    "HandlersLike",
+    "call_at_once",
+    "choose_subprotocol",
+    "no_coroutines",
+]
+
+H = TypeVar("H", bound="Callable[[Any], object]")
+T = TypeVar("T")
+R = TypeVar("R")
 
 Handler: TypeAlias = "Callable[[WebSocket], Awaitable[object]]"
 HandlersLike: TypeAlias = "Handler | Mapping[str | None, Handler] | Mapping[str, Handler]"
@@ -25,7 +37,7 @@ def choose_subprotocol(offered: tuple[str, ...], known: Mapping[str, object]) ->
     return next((name for name in offered if name in known), None)
 
 
-class Handlers:
+class Handlers(Generic[H]):
     """The handlers of a server, checked.
 
     handlers:
@@ -36,28 +48,39 @@ class Handlers:
         where the mapping has no ``None``.
     """
 
-    def __init__(self, handlers: HandlersLike, default: Handler | None) -> None:
+    def __init__(
+        self,
+        handlers: H | Mapping[str | None, H] | Mapping[str, H],
+        default: H | None,
+        kind: str = "an async function",
+    ) -> None:
         if not isinstance(handlers, Mapping):
             if default is not None:
                 raise TypeError("default= goes with a mapping of handlers, not with one handler")
-            _check_handler(handlers, "the handler")
+            _check_handler(handlers, "the handler", kind)
             default = handlers
-        mapping: dict[Any, Handler] = {}
+        mapping: dict[Any, H] = {}
         if isinstance(handlers, Mapping):
             mapping.update(handlers)
         for name, handler in mapping.items():
             if name is not None and not (isinstance(name, str) and is_token(name)):
                 raise ValueError(f"{name!r} cannot be the name of a subprotocol: it is no token")
-            _check_handler(handler, f"the handler for {name!r}")
+            _check_handler(handler, f"the handler for {name!r}", kind)
         if default is not None:
-            _check_handler(default, "the default handler")
+            _check_handler(default, "the default handler", kind)
         elif not mapping:
             raise ValueError("the mapping of handlers is empty: no client could be served")
-        self._by_name: dict[str, Handler] = {
+        self._by_name: dict[str, H] = {
             name: handler for name, handler in mapping.items() if isinstance(name, str)
         }
         self._for_none = mapping.get(None, default)
         self._default = default
+
+    def __iter__(self) -> Iterator[H]:
+        yield from self._by_name.values()
+        for one in (self._for_none, self._default):
+            if one is not None:
+                yield one
 
     def choose(self, offered: tuple[str, ...]) -> str | None:
         """Return the subprotocol for a client; raise `Reject` where no handler would serve it."""
@@ -70,7 +93,7 @@ class Handlers:
             raise Reject(400, f"{what}; it knows: {', '.join(self._by_name) or 'none'}\n")
         return name
 
-    def handler(self, offered: tuple[str, ...], chosen: str | None) -> Handler:
+    def handler(self, offered: tuple[str, ...], chosen: str | None) -> H:
         """Return the handler for the client that `choose` has answered."""
         if chosen is not None:
             return self._by_name[chosen]
@@ -79,9 +102,24 @@ class Handlers:
         return handler
 
 
-def _check_handler(handler: object, what: str) -> None:
+def no_coroutines(function: object, what: str) -> None:
+    """Refuse an async function where there is no event loop."""
+    if inspect.iscoroutinefunction(function):
+        raise TypeError(f"{what} must not be async: there is no event loop")
+
+
+def call_at_once(function: Callable[[T], R], argument: T, what: str) -> R:
+    """Call a function, and refuse what it returns where that would have to be awaited."""
+    result = function(argument)
+    if inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()
+        raise TypeError(f"{what} returned something to await, and there is no event loop")
+    return result
+
+
+def _check_handler(handler: object, what: str, kind: str) -> None:
     if not callable(handler):
         raise TypeError(
-            f"{what} must be an async function that takes a WebSocket, not "
-            f"{type(handler).__qualname__}"
+            f"{what} must be {kind} that takes a WebSocket, not {type(handler).__qualname__}"
         )

@@ -15,18 +15,19 @@ from typing import TYPE_CHECKING
 
 from anyio import CancelScope, get_cancelled_exc_class
 
-from ._accept import accept, peer_of
+from ._accept import accept
 from ._connection import is_cancellation, is_cancelled, split_cancellations
 from ._errors import HandshakeError
+from ._policy import peer_of
 from ._transports.errors import STREAM_ERRORS
 
 if TYPE_CHECKING:
     import ssl
 
-    from ._accept import Policy
     from ._config import Config
     from ._connection import Connection
     from ._handlers import Handler, Handlers
+    from ._policy import Policy
     from ._transports.sockets import Accepted
     from ._websocket import WebSocket
 
@@ -39,7 +40,7 @@ _logger = logging.getLogger("anyws.server")
 class Service:
     """What a server has for each of its clients."""
 
-    handlers: Handlers
+    handlers: Handlers[Handler]
     policy: Policy
     config: Config
     ssl_context: ssl.SSLContext | None
@@ -90,7 +91,7 @@ class Served:
 
     async def _serve(self, accepted: Accepted) -> None:
         service = self._service
-        _, peer = peer_of(accepted)
+        peer = peer_of(accepted.remote_address)
         try:
             connection = await accept(
                 accepted,

@@ -23,20 +23,22 @@ from anyio import (
     CancelScope,
     Event,
     create_task_group,
-    create_tcp_listener,
     current_time,
     get_cancelled_exc_class,
     move_on_at,
     sleep,
     sleep_forever,
+    to_thread,
 )
-from anyio.abc import SocketAttribute
+from anyio.abc import SocketAttribute, SocketListener
+from anyio.lowlevel import checkpoint
 from anyio.streams.stapled import MultiListener
 
-from ._accept import Policy
-from ._config import as_config, check_range
+from ._config import as_config
 from ._connection import leave_task_group
 from ._handlers import Handlers
+from ._listening import Listening, Place
+from ._policy import Policy
 from ._served import Served, Service
 from ._transports.sockets import AcceptedStream, accept_sockets, socket_of
 
@@ -48,9 +50,10 @@ if TYPE_CHECKING:
 
     from anyio.abc import ByteStream, Listener, TaskGroup, TaskStatus
 
-    from ._accept import OnRequest
     from ._config import Config
     from ._handlers import Handler, HandlersLike
+    from ._listening import Hosts
+    from ._policy import OnRequest
     from ._protocol.http import HeadersLike
     from ._protocol.origin import Origins
     from ._transports.sockets import Accepted
@@ -63,15 +66,12 @@ _logger = logging.getLogger("anyws.server")
 # Seconds until accepting is tried again where the system has run out of something.
 _ACCEPT_PAUSE = 0.1
 
-# Where a listener on all interfaces is reached from its own machine.
-_REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing is bound here
-
 
 async def serve(
     handlers: HandlersLike,
     *,
     default: Handler | None = None,
-    host: str | None = "localhost",
+    host: Hosts = "localhost",
     port: int | None = None,
     listeners: Iterable[Listener[Any]] | None = None,
     ssl_context: ssl.SSLContext | None = None,
@@ -120,7 +120,7 @@ def open_server(
     handlers: HandlersLike,
     *,
     default: Handler | None = None,
-    host: str | None = "localhost",
+    host: Hosts = "localhost",
     port: int | None = None,
     listeners: Iterable[Listener[Any]] | None = None,
     ssl_context: ssl.SSLContext | None = None,
@@ -140,8 +140,9 @@ def open_server(
         subprotocols that both ends know, the client's order decides
     :param default: for clients that offer none of the mapping's subprotocols, and, where it has
         no ``None``, for those that offer none at all; without it they are refused with 400
-    :param host: name or address to listen at; ``None`` for all interfaces
-    :param port: TCP port; 0 lets the system choose: `Server.port` tells
+    :param host: name or address to listen at, or several of them; ``"*"``, like ``None``, for all
+        interfaces
+    :param port: TCP port, the same for all of them; 0 lets the system choose: `Server.port` tells
     :param listeners: AnyIO listeners to accept from instead of a host and port: Unix sockets,
         inherited sockets, TLS of one's own. The server closes them
     :param ssl_context: to serve ``wss://``
@@ -158,8 +159,7 @@ def open_server(
     """
     if (port is None) == (listeners is None):
         raise TypeError("a server needs a port=, or else listeners=")
-    if port is not None:
-        check_range("port", port, 0, 65535)
+    place = None if port is None else Place(host, port)
     table = Handlers(handlers, default)
     service = Service(
         table,
@@ -167,7 +167,24 @@ def open_server(
         as_config(config),
         ssl_context,
     )
-    return _Serving(Server(service), host, port, listeners)
+    return _Serving(Server(service), place, listeners)
+
+
+async def _listen(place: Place) -> list[Listener[Any]]:
+    """Return what listens at each address of each host. Raises OSError."""
+    await checkpoint()
+    addresses: list[Any] = []
+    for host in place.hosts:
+        addresses += place.known_addresses_of(host) or await to_thread.run_sync(
+            place.addresses_of, host, abandon_on_cancel=True
+        )
+    sockets = place.listen(addresses)
+    try:
+        return [await SocketListener.from_socket(sock) for sock in sockets]
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
 
 
 def _single(listener: Listener[Any]) -> Iterator[Listener[Any]]:
@@ -186,14 +203,14 @@ def _is_passing(error: BaseException) -> bool:
     return isinstance(error, OSError)
 
 
-class Server:
+class Server(Listening):
     """A running server. Made by `open_server`, and by `serve` through ``task_status``."""
 
     def __init__(self, service: Service) -> None:
+        super().__init__(secure=service.ssl_context is not None)
         self._service = service
         self._config = service.config
         self._listeners: list[Listener[Any]] = []
-        self._addresses: list[object] = []  # known also when the listeners are closed
         self._accepting: list[CancelScope] = []
         self._served: set[Served] = set()
         self._task_group: TaskGroup
@@ -208,28 +225,6 @@ class Server:
     def listeners(self) -> tuple[Listener[Any], ...]:
         """What the server accepts from."""
         return tuple(self._listeners)
-
-    @property
-    def port(self) -> int:
-        """The TCP port that the server listens at (the first one's, where there are several).
-
-        :raises RuntimeError: it listens at none
-        """
-        return int(self._tcp_address()[1])
-
-    @property
-    def url(self) -> str:
-        """A URL that reaches the server from its own machine."""
-        host, port = self._tcp_address()[:2]
-        host = _REACHABLE.get(host, host)
-        host = f"[{host}]" if ":" in host else host
-        return f"{'wss' if self._service.ssl_context else 'ws'}://{host}:{port}/"
-
-    def _tcp_address(self) -> tuple[Any, ...]:
-        for address in self._addresses:
-            if isinstance(address, tuple):
-                return address
-        raise RuntimeError("the server listens at no TCP port")
 
     @property
     def connections(self) -> frozenset[WebSocket]:
@@ -365,13 +360,11 @@ class _Serving:
     def __init__(
         self,
         server: Server,
-        host: str | None,
-        port: int | None,
+        place: Place | None,
         listeners: Iterable[Listener[Any]] | None,
     ) -> None:
         self._server = server
-        self._host = host
-        self._port = port
+        self._place = place
         self._given = listeners
         self._entered = False
 
@@ -383,9 +376,8 @@ class _Serving:
         if self._given is not None:
             server._listeners = [one for given in self._given for one in _single(given)]
         else:
-            assert self._port is not None
-            listener = await create_tcp_listener(local_host=self._host, local_port=self._port)
-            server._listeners = list(_single(listener))
+            assert self._place is not None
+            server._listeners = await _listen(self._place)
         server._addresses = [
             one.extra(SocketAttribute.local_address, None) for one in server._listeners
         ]

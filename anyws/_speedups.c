@@ -1,9 +1,10 @@
 /* The inner loops of the fast lane, in C. Optional: `_protocol/masking.py` and `_protocol/codec.py`
  * have the same in Python, say what each function does, and choose.
  *
- * A payload is unmasked straight into the object that is returned: one allocation, one pass. There
- * is no state, so nothing to lock: interpreters and threads do not meet here. What is read is held
- * by a reference or an exported buffer meanwhile.
+ * A payload is unmasked straight into the object that is returned: one allocation, one pass. The
+ * functions have no state, so nothing to lock: interpreters and threads do not meet here. A
+ * `Payload` is its connection's, and used by one thread at a time. What is read is held by a
+ * reference or an exported buffer meanwhile.
  *
  * The mask is put on eight bytes at a time through memcpy, which compilers turn into plain loads
  * and stores of any alignment, and the loop into vector instructions. The key stays bytes in
@@ -11,7 +12,9 @@
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <structmember.h>
 
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -503,6 +506,162 @@ build_frame(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count
     return result;
 }
 
+/* --- Payloads that arrive in pieces --- */
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *bytes; /* being filled, and nobody else's; NULL when it was taken */
+    Py_ssize_t size;
+    Py_ssize_t received;
+    int masked;
+    unsigned char key[KEY_BYTES];
+} Payload;
+
+static PyObject *
+payload_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    Py_ssize_t size;
+    PyObject *key_object;
+    uint64_t wide;
+    Payload *self;
+
+    if (keywords != NULL && PyDict_GET_SIZE(keywords) > 0) {
+        PyErr_SetString(PyExc_TypeError, "Payload() takes no keyword arguments");
+        return NULL;
+    }
+    if (!PyArg_ParseTuple(args, "nO:Payload", &size, &key_object)) {
+        return NULL;
+    }
+    if (size < 0) {
+        PyErr_SetString(PyExc_ValueError, "the size is negative");
+        return NULL;
+    }
+    self = (Payload *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->size = size;
+    if (read_key(key_object, &wide, self->key, &self->masked) < 0
+        || (self->bytes = PyBytes_FromStringAndSize(NULL, size)) == NULL) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    return (PyObject *)self;
+}
+
+static void
+payload_dealloc(PyObject *object)
+{
+    PyTypeObject *type = Py_TYPE(object);
+
+    Py_XDECREF(((Payload *)object)->bytes);
+    type->tp_free(object);
+    Py_DECREF(type);
+}
+
+static int
+check_not_taken(const Payload *self)
+{
+    if (self->bytes != NULL) {
+        return 0;
+    }
+    PyErr_SetString(PyExc_ValueError, "the payload was taken");
+    return -1;
+}
+
+static PyObject *
+payload_add(PyObject *object, PyObject *piece)
+{
+    Payload *self = (Payload *)object;
+    Source data;
+    Py_ssize_t size;
+    unsigned char *to;
+
+    if (check_not_taken(self) < 0 || acquire(piece, &data) < 0) {
+        return NULL;
+    }
+    size = Py_MIN(data.size, self->size - self->received);
+    to = (unsigned char *)PyBytes_AS_STRING(self->bytes) + self->received;
+    if (self->masked) {
+        xor_into(to, data.bytes, size, widen(self->key, self->received % KEY_BYTES));
+    }
+    else if (size > 0) {
+        memcpy(to, data.bytes, (size_t)size);
+    }
+    self->received += size;
+    release(&data);
+    return PyLong_FromSsize_t(size);
+}
+
+static PyObject *
+payload_take(PyObject *object, PyObject *as_text)
+{
+    Payload *self = (Payload *)object;
+    int is_text = PyObject_IsTrue(as_text);
+    PyObject *result;
+
+    if (is_text < 0 || check_not_taken(self) < 0) {
+        return NULL;
+    }
+    if (self->received < self->size) {
+        PyErr_SetString(PyExc_ValueError, "the payload is not complete");
+        return NULL;
+    }
+    if (!is_text) {
+        result = self->bytes;
+        self->bytes = NULL;
+        return result;
+    }
+    result = PyUnicode_DecodeUTF8(PyBytes_AS_STRING(self->bytes), self->size, NULL);
+    if (result != NULL) {
+        Py_CLEAR(self->bytes);
+    }
+    return result;
+}
+
+static PyObject *
+payload_wire(PyObject *object, PyObject *Py_UNUSED(nothing))
+{
+    Payload *self = (Payload *)object;
+    uint64_t wide;
+
+    if (check_not_taken(self) < 0) {
+        return NULL;
+    }
+    wide = widen(self->key, 0);
+    return read_bytes((const unsigned char *)PyBytes_AS_STRING(self->bytes), self->received,
+                      self->masked ? &wide : NULL);
+}
+
+static PyMethodDef payload_methods[] = {
+    {"add", payload_add, METH_O, "add($self, data, /)\n--\n\nSee the twin."},
+    {"take", payload_take, METH_O, "take($self, as_text, /)\n--\n\nSee the twin."},
+    {"wire", payload_wire, METH_NOARGS, "wire($self, /)\n--\n\nSee the twin."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef payload_members[] = {
+    {"size", T_PYSSIZET, offsetof(Payload, size), READONLY, "Bytes in all."},
+    {"received", T_PYSSIZET, offsetof(Payload, received), READONLY, "Bytes so far."},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot payload_slots[] = {
+    {Py_tp_doc, "Payload(size, key, /)\n--\n\nSee its twin in `anyws._protocol`."},
+    {Py_tp_new, payload_new},
+    {Py_tp_dealloc, payload_dealloc},
+    {Py_tp_methods, payload_methods},
+    {Py_tp_members, payload_members},
+    {0, NULL},
+};
+
+static PyType_Spec payload_spec = {
+    .name = "anyws._speedups.Payload",
+    .basicsize = sizeof(Payload),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = payload_slots,
+};
+
 /* --- The module --- */
 
 #define FUNCTION(function, arguments)                                                            \
@@ -517,7 +676,18 @@ static PyMethodDef functions[] = {
     {NULL, NULL, 0, NULL},
 };
 
+static int
+add_types(PyObject *module)
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, &payload_spec, NULL);
+    int result = type == NULL ? -1 : PyModule_AddType(module, (PyTypeObject *)type);
+
+    Py_XDECREF(type);
+    return result;
+}
+
 static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, add_types},
 #if PY_VERSION_HEX >= 0x030C0000
     {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
 #endif

@@ -11,7 +11,6 @@ until it ends (`_fragmented`), and the others wait for that. Reading and writing
 
 from __future__ import annotations
 
-import json
 import warnings
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, overload
@@ -24,12 +23,13 @@ from anyio import (
 from anyio.abc import ObjectStream
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
-from ._close import CloseCode, Role, Status, check_close
+from ._close import CloseCode, check_close
 from ._config import MAX_RECEIVES_PER_TURN, MAX_SENDS_PER_TURN
 from ._errors import ClosedByPeer, ConnectionClosed
+from ._face import Face
 from ._fragments import FragmentReceiver, FragmentSender
 from ._handshake import WebSocketAttribute
-from ._protocol.outgoing import as_binary, as_message, as_text
+from ._protocol.outgoing import as_binary, as_json, as_message, as_text, parse_json
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -46,21 +46,12 @@ if TYPE_CHECKING:
     from ._config import Config
     from ._handshake import Handshake
     from ._keepalive import Keepalive
-    from ._protocol.http import Request, Response
-    from ._protocol.protocol import Protocol
     from ._transports.base import Transport
 
 __all__ = ["WebSocket"]
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"the message is no JSON: there is no {name} in it")
-
-
-_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
-
-
-class WebSocket(ObjectStream[str | bytes]):
+class WebSocket(Face, ObjectStream[str | bytes]):
     """An open WebSocket connection (RFC 6455), in either role.
 
     Made by `open_websocket`, `connect_websocket`, `wrap_client_stream`, `wrap_server_stream` and,
@@ -83,11 +74,8 @@ class WebSocket(ObjectStream[str | bytes]):
         handshake: Handshake,
         config: Config,
     ) -> None:
+        super().__init__(transport.protocol, keepalive, handshake, config)
         self._transport = transport
-        self._protocol: Protocol = transport.protocol
-        self._keepalive = keepalive
-        self._handshake = handshake
-        self._config = config
         self._receiving = False
         self._receives_in_turn = 0
         self._sends_in_turn = 0
@@ -95,52 +83,8 @@ class WebSocket(ObjectStream[str | bytes]):
 
     # --- What it is like ---
 
-    @property
-    def status(self) -> Status:
-        """Where the connection is in its life: open, closing or closed."""
-        if self._transport.closed.is_set():
-            return Status.CLOSED
-        return Status.OPEN if self._protocol.sendable else Status.CLOSING
-
-    @property
-    def is_open(self) -> bool:
-        """Whether messages can be sent: neither end has closed, and nothing is known to fail."""
-        return self._protocol.sendable
-
-    @property
-    def closure(self) -> Closure | None:
-        """How the connection ended; ``None`` while it is open."""
-        return None if self._protocol.sendable else self._protocol.ending.closure()
-
-    @property
-    def latency(self) -> float | None:
-        """Seconds that the latest answered ping took, keepalive's included; ``None`` before."""
-        return self._keepalive.latency
-
-    @property
-    def role(self) -> Role:
-        """Which end this is."""
-        return self._protocol.role
-
-    @property
-    def subprotocol(self) -> str | None:
-        """The subprotocol that both ends agreed on, if any."""
-        return self._handshake.subprotocol
-
-    @property
-    def request(self) -> Request:
-        """The client's half of the opening handshake, as sent or received."""
-        return self._handshake.request
-
-    @property
-    def response(self) -> Response:
-        """The server's half of the opening handshake, as received or sent."""
-        return self._handshake.response
-
-    @property
-    def extensions(self) -> tuple[str, ...]:
-        """The names of the extensions in use."""
-        return self._protocol.extensions
+    def _is_closed(self) -> bool:
+        return self._transport.closed.is_set()
 
     @property
     def extra_attributes(self) -> Mapping[Any, Callable[[], Any]]:
@@ -151,15 +95,6 @@ class WebSocket(ObjectStream[str | bytes]):
             WebSocketAttribute.response: lambda: self.response,
             WebSocketAttribute.subprotocol: lambda: self.subprotocol,
         }
-
-    def __repr__(self) -> str:
-        end = "client of" if self.role is Role.CLIENT else "server of"
-        words = [f"<anyws.WebSocket {end} {self._handshake.peer}: {self.status.value}"]
-        if self.subprotocol is not None:
-            words.append(f"subprotocol {self.subprotocol!r}")
-        if (closure := self.closure) is not None:
-            words.append(closure.cause)
-        return ", ".join(words) + ">"
 
     def __del__(self) -> None:
         transport = getattr(self, "_transport", None)
@@ -279,11 +214,7 @@ class WebSocket(ObjectStream[str | bytes]):
 
         Otherwise like `receive`.
         """
-        message = await self.receive()
-        try:
-            return _decoder.decode(message if isinstance(message, str) else message.decode())
-        except RecursionError:
-            raise ValueError("the message is JSON nested too deeply") from None
+        return parse_json(await self.receive())
 
     def receive_fragments(self) -> FragmentReceiver:
         """Receive the next message in pieces, without ever holding all of it.
@@ -357,7 +288,7 @@ class WebSocket(ObjectStream[str | bytes]):
 
         Otherwise like `send`.
         """
-        text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        text = as_json(data)
         await self._send(as_binary(text) if binary else as_text(text), compress)
 
     async def _send(self, data: str | bytes, compress: bool | None) -> None:

@@ -1,4 +1,4 @@
-"""An echo client without limits, for Autobahn: python echo_client.py [--backend trio] URL
+"""An echo client without limits, for Autobahn: python echo_client.py [--backend NAME] URL
 
 It asks the fuzzing server at URL how many cases there are, takes part in each, and ends.
 """
@@ -12,6 +12,7 @@ import anyio
 from echo_server import CONFIG
 
 import anyws
+import anyws.sync
 
 
 async def main(url: str, agent: str) -> None:
@@ -32,10 +33,31 @@ async def take_part(url: str) -> None:
         pass  # many cases break the protocol on purpose: the fuzzing server is the judge
 
 
+def main_blocking(url: str, agent: str) -> None:
+    with anyws.sync.open_websocket(f"{url}/getCaseCount", config=CONFIG) as ws:
+        count = ws.receive_json()
+    for case in range(1, count + 1):
+        take_part_blocking(f"{url}/runCase?case={case}&agent={quote(agent)}")
+    with anyws.sync.open_websocket(f"{url}/updateReports?agent={quote(agent)}", config=CONFIG):
+        pass
+
+
+def take_part_blocking(url: str) -> None:
+    try:
+        with anyws.sync.open_websocket(url, config=CONFIG) as ws:
+            for message in ws:
+                ws.send(message)
+    except anyws.ConnectionClosed:
+        pass
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("url")
-    parser.add_argument("--backend", choices=["asyncio", "trio"], default="asyncio")
+    parser.add_argument("--backend", choices=["asyncio", "trio", "blocking"], default="asyncio")
     parser.add_argument("--agent", default="anyws")
     options = parser.parse_args()
-    anyio.run(main, options.url, options.agent, backend=options.backend)
+    if options.backend == "blocking":
+        main_blocking(options.url, options.agent)
+    else:
+        anyio.run(main, options.url, options.agent, backend=options.backend)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -11,11 +13,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anyws import Close, Closure
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
 ANYWS = ("-m", "anyws")
+
+ORDINARY = Closure(
+    Close(1000), Close(1000), "ours", True, "this end closed the connection with 1000 (normal)"
+)
 
 
 @contextmanager
@@ -46,6 +55,24 @@ def run(
         return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
+@contextmanager
+def serving(name: str, *arguments: object) -> Iterator[str]:
+    """Run a server's example on a free port, give its URL, and end it with Ctrl-C."""
+    with started(EXAMPLES / name, *arguments, 0) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        found = re.fullmatch(r"serving at (wss?://127\.0\.0\.1:\d+/)\n", line)
+        assert found is not None, line
+        yield found[1]
+        assert interrupt(process) == (0, "bye\n", "")
+
+
+def output_of(name: str, *arguments: object) -> list[str]:
+    done = run(EXAMPLES / name, *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()
+
+
 def rest_of(process: subprocess.Popen[str]) -> tuple[str, str]:
     """Close its input, wait for its end, and give the rest of the output and of the errors.
 
@@ -71,6 +98,17 @@ def interrupt(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     process.send_signal(signal.SIGINT)
     process.wait()
     return process.returncode, *rest_of(process)
+
+
+def is_waiting(process: subprocess.Popen[str]) -> bool:
+    """Tell whether its main thread waits in the system, where the system says so; else it may."""
+    stat = Path(f"/proc/{process.pid}/stat")
+    return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "S"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
 
 
 def _streams(environment: dict[str, object]) -> dict[str, Any]:

@@ -3,22 +3,31 @@
 The tutorial is done as a reader does it: its programs are saved under the names in their captions
 and started as programs, and what they print has to be what the page shows.
 
-On the other pages the blocks of one section (one heading) belong together. A block that calls
-`anyws.serve` runs in the background while those behind it run. Where the reader has to fill in,
-there is something to work with: `url` leads to a server, `ws` is an open connection. Port 8080
-becomes one that is free, and example.com the server of the section. A section that only serves
-has a client in `CLIENTS`.
+On the other pages the blocks of one section (one heading) belong together. A block that awaits runs
+in the event loop, any other one in a thread, since it may wait. One that awaits `anyws.serve` runs
+in the background while those behind it run; one that calls `anyws.sync.serve` is a program of its
+own, ended by Ctrl-C. Where the reader has to fill in, there is something to work with: `url` leads
+to a server, `ws` is an open connection. Port 8080 becomes one that is free, and example.com the
+server of the section. A section that only serves has a client in `CLIENTS`.
+
+On the pages in `WITH_OUTPUT` the comment behind a `print` is what it prints.
+
+Blocks that are not ours, or need what is not there, are `py` in place of `python`, or in another
+language; these do not run.
 """
 
 from __future__ import annotations
 
 import ast
 import dataclasses
+import importlib
+import inspect
 import re
+import socket
 import subprocess
 import sys
 import tomllib
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,8 +37,11 @@ import anyio.abc
 import anyio.to_thread
 import pytest
 from connections import authority
+from programs import interrupt, started
 
 import anyws
+import anyws.callbacks
+import anyws.sync
 import anyws.testing
 
 if TYPE_CHECKING:
@@ -40,12 +52,19 @@ DOCS = ROOT / "docs"
 PAGES = sorted(path.name for path in DOCS.glob("*.md"))
 # Seconds for one program or one section.
 GUARD = 30
+FACES = [anyws, anyws.sync, anyws.callbacks, anyws.testing]
+# Where `ws` is the connection of a program that waits.
+BLOCKING = {"sync.md"}
+WITH_OUTPUT = {"coming-from.md", "sync.md"}
 
 FENCE = re.compile(
     r"^```(?P<info>[^\n`]+)\n(?P<options>(?::\w+:[^\n]*\n)*)(?P<code>.*?)^```$", re.M | re.S
 )
 HEADING = re.compile(r"^#+ (.+)$", re.M)
-DIRECTIVE = re.compile(r"^\.\. auto(?:function|class|exception|data):: (\w+)$", re.MULTILINE)
+DIRECTIVE = re.compile(
+    r"^\.\. (currentmodule|autofunction|autoclass|autoexception|autodata):: ([\w.]+)$", re.MULTILINE
+)
+PRINTS = re.compile(r"\bprint\(.*\)  # (.+)$")
 
 
 @dataclass(frozen=True)
@@ -91,27 +110,40 @@ def python_blocks(page: str) -> list[Block]:
 
 
 def test_the_reference_has_every_public_name_once_and_no_other():
-    names = [*anyws.__all__, *anyws.testing.__all__]
-    assert sorted(DIRECTIVE.findall((DOCS / "reference.md").read_text())) == sorted(names)
+    names = [f"{face.__name__}.{name}" for face in FACES for name in face.__all__]
+    found = []
+    module = ""
+    for directive, name in DIRECTIVE.findall((DOCS / "reference.md").read_text()):
+        if directive == "currentmodule":
+            module = name
+        else:
+            found.append(f"{module}.{name}")
+    assert sorted(found) == sorted(names)
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_name_of_the_package_on_a_page_exists(page):
     text = (DOCS / page).read_text()
-    owners = "|".join(anyws.__all__)
+    # Some are in several faces, as `Server` is.
+    classes = [(name, getattr(face, name)) for face in FACES for name in face.__all__]
+    owners = "|".join({name for name, _ in classes})
     for owner, name in re.findall(rf"\b({owners})\.([a-z_]\w*)", text):
-        cls = getattr(anyws, owner)
-        fields = {f.name for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else ()
-        assert hasattr(cls, name) or name in fields or _is_set_on_instances(cls, name), (
-            f"{owner}.{name}"
-        )
+        assert any(_has(cls, name) for known, cls in classes if known == owner), f"{owner}.{name}"
     # Module names and the command's own are none of the package's.
     for name in re.findall(r"\banyws\.([A-Za-z]\w*)", text):
         assert hasattr(anyws, name) or name in {"client", "server", "protocol"}, f"anyws.{name}"
+    for face, name in re.findall(r"\banyws\.(sync|callbacks)\.([A-Za-z]\w*)", text):
+        assert hasattr(getattr(anyws, face), name), f"anyws.{face}.{name}"
 
 
-def _is_set_on_instances(cls: type, name: str) -> bool:
-    return name in {"response", "closure"} and issubclass(cls, (anyws.WebSocketError, anyws.Reject))
+def _has(cls: Any, name: str) -> bool:
+    fields = {f.name for f in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else ()
+    return hasattr(cls, name) or name in fields or _is_set_on_instances(cls, name)
+
+
+def _is_set_on_instances(cls: Any, name: str) -> bool:
+    told = (anyws.WebSocketError, anyws.Reject)
+    return name in {"response", "closure"} and isinstance(cls, type) and issubclass(cls, told)
 
 
 def rows(page: str) -> list[list[str]]:
@@ -248,8 +280,9 @@ def sections() -> Iterator[Any]:
 async def test_the_recipes_run(blocks, anyio_backend, tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     write_certificates(tmp_path)
-    names = {"anyws": anyws, "anyio": anyio, "__name__": "docs"}
-    with anyio.fail_after(GUARD):
+    printed = Printed()
+    names = {"anyws": anyws, "anyio": anyio, "print": printed, "__name__": "docs"}
+    with anyio.fail_after(GUARD), ExitStack() as programs:
         async with (
             anyws.open_server(
                 dict.fromkeys([None, "chat", "echo"], serve_anything), port=0, host="127.0.0.1"
@@ -259,23 +292,34 @@ async def test_the_recipes_run(blocks, anyio_backend, tmp_path, monkeypatch, cap
             names["url"] = server.url
             for block in blocks:
                 code = adapted(block, names["url"])
-                if is_server(block):
+                if is_program(block):
+                    names["url"] = programs.enter_context(serving(block, tmp_path))
+                elif is_server(block):
                     server = await task_group.start(serve_block, code, names)
                     if reachable(server):
                         names["url"] = server.url
                 else:
                     await run_block(block, code, names)
             client = CLIENTS.get(blocks[0].section)
-            assert client or not is_server(blocks[-1]), "nobody visits this server"
+            serves = is_server(blocks[-1]) or is_program(blocks[-1])
+            assert client or not serves, "nobody visits this server"
             if client:
                 await client(names["url"])
             task_group.cancel_scope.cancel()
-    # A handler that fails does so in the log alone.
+    # A handler, or a listener, that fails does so in the log alone.
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
+    for block in blocks:
+        if block.page in WITH_OUTPUT:
+            shown = outputs(block)
+            assert {line: printed.on(line) for line in shown} == shown
 
 
 def is_server(block: Block) -> bool:
     return "await anyws.serve(" in block.code
+
+
+def is_program(block: Block) -> bool:
+    return "anyws.sync.serve(" in block.code
 
 
 def reachable(server: anyws.Server) -> bool:
@@ -287,15 +331,70 @@ async def serve_block(code: Any, names: dict[str, Any], *, task_status: Any) -> 
     await eval(code, {**names, "_task_status": task_status})
 
 
+@contextmanager
+def serving(block: Block, folder: Path) -> Iterator[str]:
+    """Run a program that serves; its Ctrl-C ends it, and nothing has gone wrong until then."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    assert "8080" in block.code
+    path = folder / f"server_{block.line}.py"
+    path.write_text(block.code.replace("8080", str(port)))
+    with started(path) as process:
+        while True:
+            try:
+                socket.create_connection(("localhost", port)).close()
+                break
+            except ConnectionRefusedError:
+                assert process.poll() is None, process.stderr.read()
+        yield f"ws://localhost:{port}/"
+        _, _, errors = interrupt(process)
+    assert errors.count("Traceback") == 1
+    assert errors.endswith("\nKeyboardInterrupt\n")
+
+
 async def run_block(block: Block, code: Any, names: dict[str, Any]) -> None:
+    needs_connection = "ws" in free_names(block.code)
+    awaits = bool(code.co_flags & inspect.CO_COROUTINE)
+    if not awaits and not (needs_connection and block.page not in BLOCKING):
+        await anyio.to_thread.run_sync(
+            run_in_thread, code, names, needs_connection, abandon_on_cancel=True
+        )
+        return
     async with AsyncExitStack() as stack:
-        if "ws" in free_names(block.code):
-            opening = anyws.open_websocket(names["url"])
-            names["ws"] = await stack.enter_async_context(opening)
-        if "anyio.run(" in block.code:
-            await anyio.to_thread.run_sync(eval, code, names)
-        elif (coroutine := eval(code, names)) is not None:
+        if needs_connection:
+            names["ws"] = await stack.enter_async_context(anyws.open_websocket(names["url"]))
+        if (coroutine := eval(code, names)) is not None:
             await coroutine
+
+
+def run_in_thread(code: Any, names: dict[str, Any], needs_connection: bool) -> None:
+    with ExitStack() as stack:
+        if needs_connection:
+            names["ws"] = stack.enter_context(anyws.sync.open_websocket(names["url"]))
+        eval(code, names)
+
+
+class Printed:
+    """In the place of `print`: remembers what was printed on which line."""
+
+    def __init__(self) -> None:
+        self._lines: list[tuple[int, str]] = []
+
+    def __call__(self, *values: object) -> None:
+        line = sys._getframe(1).f_lineno
+        self._lines.append((line, " ".join(map(str, values))))
+
+    def on(self, line: int) -> str:
+        return ", ".join(text for number, text in self._lines if number == line)
+
+
+def outputs(block: Block) -> dict[int, str]:
+    """What a block says that it prints, by the lines of its page."""
+    found = {}
+    for number, line in enumerate(block.code.splitlines(), block.line):
+        if match := PRINTS.search(line):
+            found[number] = match[1]
+    return found
 
 
 def adapted(block: Block, url: str) -> Any:
@@ -373,6 +472,39 @@ async def serve_anything(ws: anyws.WebSocket) -> None:
     else:
         async for message in ws:
             await ws.send(message)
+
+
+# --- What others are called ---
+
+
+def others() -> list[Block]:
+    return [block for block in blocks_of("coming-from.md") if block.language != "python"]
+
+
+def test_each_section_on_others_has_a_block_of_theirs_and_one_of_ours_that_shows_something():
+    ours = python_blocks("coming-from.md")
+    assert [block.section for block in ours if "anyws" not in block.code] == []
+    assert [block.section for block in others() if "anyws" in block.code] == []
+    assert {block.language for block in others()} == {"lua", "py"}
+    assert {block.section for block in others()} == {block.section for block in ours}
+    assert {block.section for block in ours if outputs(block)} == {block.section for block in ours}
+
+
+def test_names_of_others_are_what_they_are_called():
+    """As far as they are installed here, to be talked to."""
+    found = set()
+    for block in others():
+        if block.language == "py":
+            for node in ast.walk(ast.parse(block.code)):
+                if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in STRANGERS:
+                    module = importlib.import_module(node.module)
+                    for alias in node.names:
+                        assert hasattr(module, alias.name), f"{node.module}.{alias.name}"
+                        found.add(node.module)
+    assert {module.split(".")[0] for module in found} == STRANGERS
+
+
+STRANGERS = {"websockets", "trio_websocket"}
 
 
 # --- Clients for the sections that only serve ---

@@ -5,49 +5,36 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
 import trustme
-from programs import ANYWS, ROOT, interrupt, rest_of, run, started
+from programs import (
+    ANYWS,
+    EXAMPLES,
+    ORDINARY,
+    ROOT,
+    free_port,
+    output_of,
+    rest_of,
+    run,
+    serving,
+    started,
+)
 
 import anyws
-from anyws import Close, Closure
+from anyws import Close
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Coroutine, Iterator
+    from collections.abc import Coroutine
 
-EXAMPLES = ROOT / "examples"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # README: language -> blocks
 BLOCKS: dict[str, list[str]] = {}
 for _language, _block in re.findall(r"^```(\w+)\n(.*?)^```$", README, re.M | re.S):
     BLOCKS.setdefault(_language, []).append(_block)
-
-ORDINARY = Closure(
-    Close(1000), Close(1000), "ours", True, "this end closed the connection with 1000 (normal)"
-)
-
-
-@contextmanager
-def serving(name: str, *arguments: object) -> Iterator[str]:
-    """Run a server's example on a free port, give its URL, and end it with Ctrl-C."""
-    with started(EXAMPLES / name, *arguments, 0) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        found = re.fullmatch(r"serving at (wss?://127\.0\.0\.1:\d+/)\n", line)
-        assert found is not None, line
-        yield found[1]
-        assert interrupt(process) == (0, "bye\n", "")
-
-
-def output_of(name: str, *arguments: object) -> list[str]:
-    done = run(EXAMPLES / name, *arguments)
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout.splitlines()
 
 
 def finish(client: Coroutine[Any, Any, None]) -> None:
@@ -56,7 +43,8 @@ def finish(client: Coroutine[Any, Any, None]) -> None:
 
 
 def test_each_example_has_a_test():
-    source = (ROOT / "tests" / "test_examples.py").read_text(encoding="utf-8")
+    tests = (ROOT / "tests").glob("test_examples*.py")
+    source = "".join(path.read_text(encoding="utf-8") for path in tests)
     assert [path.name for path in EXAMPLES.glob("*.py") if f'"{path.name}"' not in source] == []
 
 
@@ -97,6 +85,7 @@ def test_a_client_and_a_server_with_tls(tmp_path):
     assert lines == ["hello, privately"]
 
 
+@pytest.mark.parametrize("server", ["subprotocols_server.py", "sync_server.py"])
 @pytest.mark.parametrize(
     ("offered", "chosen", "replies"),
     [
@@ -105,7 +94,7 @@ def test_a_client_and_a_server_with_tls(tmp_path):
         (["chat", "echo-uppercase", "echo"], "echo-uppercase", ["HELLO", b"BYTES"]),
     ],
 )
-def test_the_subprotocol_chooses_the_handler(offered, chosen, replies):
+def test_the_subprotocol_chooses_the_handler(offered, chosen, replies, server):
     async def client(url):
         async with anyws.open_websocket(url, subprotocols=offered) as ws:
             assert ws.subprotocol == chosen
@@ -113,19 +102,20 @@ def test_the_subprotocol_chooses_the_handler(offered, chosen, replies):
                 await ws.send(message)
                 assert await ws.receive() == reply
 
-    with serving("subprotocols_server.py") as url:
+    with serving(server) as url:
         finish(client(url))
 
 
+@pytest.mark.parametrize("server", ["subprotocols_server.py", "sync_server.py"])
 @pytest.mark.parametrize("offered", [[], ["chat"]])
-def test_strangers_are_sent_away_by_the_default_handler(offered):
+def test_strangers_are_sent_away_by_the_default_handler(offered, server):
     async def client(url):
         async with anyws.open_websocket(url, subprotocols=offered) as ws:
             assert ws.subprotocol is None
             assert [message async for message in ws] == ["goodbye strange client"]
         assert ws.closure.received == Close(1000)
 
-    with serving("subprotocols_server.py") as url:
+    with serving(server) as url:
         finish(client(url))
 
 
@@ -212,16 +202,20 @@ RUNNERS = [
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
-def test_the_client_and_the_server_of_the_readme(runner, tmp_path):
+def test_the_clients_and_the_server_of_the_readme(runner, tmp_path):
     port = free_port()
     programs = [tmp_path / "server.py", tmp_path / "client.py"]
-    for path, block in zip(programs, BLOCKS["python"], strict=True):
+    *looping, blocking = BLOCKS["python"]
+    for path, block in zip(programs, looping, strict=True):
         assert block.count("8080") == block.count("anyio.run(main)") == 1
         program = block.replace("8080", str(port)).replace("anyio.run(main)", runner)
         path.write_text(program, encoding="utf-8")
     with started(programs[0]) as server:
         wait_for(port, server)
         done = run(programs[1])
+        assert blocking.count("8080") == 1
+        waited = run("-c", blocking.replace("8080", str(port)))
+    assert (waited.returncode, waited.stdout, waited.stderr) == (0, "hello\n", "")
     *lines, ping, closure = done.stdout.splitlines()
     assert (done.returncode, done.stderr) == (0, "")
     assert lines == ["hello", r"b'\x00\x01'"]
@@ -275,11 +269,6 @@ def test_the_links_of_the_readme_lead_somewhere():
     links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
     assert len(links) > 10
     assert [link for link in links if not (ROOT / link).exists()] == []
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def wait_for(port: int, server: subprocess.Popen[str]) -> None:

@@ -26,8 +26,11 @@ PACKAGE = "anyws"
 LAYERS: list[list[list[str]]] = [
     [["anyws", "__main__", "_cli", "_demo"]],
     [["sync"], ["callbacks"], ["testing"]],
-    [["_client", "_reconnect", "_proxy"], ["_server", "_served", "_accept", "_handlers"]],
-    [["_connection", "_websocket", "_fragments", "_handshake", "_keepalive"]],
+    [
+        ["_client", "_target", "_reconnect", "_proxy"],
+        ["_server", "_served", "_accept", "_policy", "_handlers", "_listening"],
+    ],
+    [["_connection", "_websocket", "_face", "_fragments", "_handshake", "_keepalive"]],
     [["_transports"]],
     [["_protocol"]],
     [["_close", "_config", "_errors", "_speedups"]],

@@ -22,6 +22,7 @@ from anyws.testing import VirtualTimeLoop, virtual_time
 
 if TYPE_CHECKING:
     import asyncio
+import gc
 
 PROGRAM = Path(cycles.__file__)
 
@@ -74,6 +75,7 @@ def test_what_has_grown_is_said(before: Figures, after: Figures, said: list[str]
 
 async def test_what_is_alive_is_counted() -> None:
     """Both ends of an open connection, and what runs for them."""
+    gc.collect()  # what earlier tests left must not go in between
     before = Counter(living_objects())
     with anyio.fail_after(GUARD):
         async with served("memory", echo) as connect, connect() as ws:

@@ -1,8 +1,9 @@
-"""What `docs` list, held against the tests: every requirement and every promise is shown.
+"""What `docs` list, held against the tests: requirements, promises, and other interfaces' items.
 
 A test names what it shows in the first line of its docstring: a requirement of the RFCs, ``R-33`` or
-``D-19``, also as ``R-90..R-93``, or a promise, ``H24`` or ``P1``. `requirements.md` and
-`promises.md` have the lists of them; their last columns are written by
+``D-19``, also as ``R-90..R-93``, a promise, ``H24`` or ``P1``, or an item of an interface, ``HS-1``.
+`requirements.md`, `promises.md` and `call-by-call.md` have the lists of them, `interfaces.py` once
+more the items; the last columns of the pages are written by
 
     python tests/test_requirements.py --write
 """
@@ -15,15 +16,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from interfaces import INTERFACES
 
 TESTS = Path(__file__).parent
-PAGES = [TESTS.parent / "docs" / name for name in ("requirements.md", "promises.md")]
+CALLS = TESTS.parent / "docs" / "call-by-call.md"
+PAGES = [*(CALLS.with_name(name) for name in ("requirements.md", "promises.md")), CALLS]
 DEVIATIONS = TESTS.parent / "docs" / "conformance.md"
 
-ID = re.compile(r"\b([RD]-|[HP])(\d+)\b(?:\.\.(?:\1)?(\d+))?")
-ROW = re.compile(r"^\| (?P<id>[RD]-\d+|[HP]\d+) \| (?P<words>.*[^|]) \|(?P<shown>[^|]*)\|$")
 # How many there are of each.
-COUNTS = {"R-": 107, "D-": 24, "H": 33, "P": 16}
+COUNTS = {"R-": 107, "D-": 24, "H": 33, "P": 16, **{k: len(v) for k, v in INTERFACES.items()}}
+KINDS = "|".join(COUNTS)
+ID = re.compile(rf"\b({KINDS})(\d+)\b(?:\.\.(?:\1)?(\d+))?")
+ROW = re.compile(rf"^\| (?P<id>(?:{KINDS})\d+) \| (?P<words>.*[^|]) \|(?P<shown>[^|]*)\|$")
 
 
 def ids_in(text: str) -> list[str]:
@@ -73,7 +77,8 @@ def as_it_should_be(page: Path) -> str:
         row = ROW.match(line)
         if row is not None:
             cells = [row["id"], row["words"]]
-            cells.append(shown(shown_by.get(row["id"], []), excused.get(row["id"])))
+            tests = shown_by.get(row["id"], [])
+            cells.append(as_paths(tests) if page == CALLS else shown(tests, excused.get(row["id"])))
             line = f"| {' | '.join(cells)} |"
         lines.append(line)
     return "\n".join(lines) + "\n"
@@ -90,6 +95,11 @@ def shown(tests: list[tuple[str, str]], anchor: str | None) -> str:
     return "<br>".join(parts) or "nothing"
 
 
+def as_paths(tests: list[tuple[str, str]]) -> str:
+    """The last cell of a row, as pytest takes it."""
+    return "<br>".join(f"`tests/{place}::{name}`" for place, name in tests) or "nothing"
+
+
 def test_ranges_of_ids_are_written_out():
     text = "R-9. R-90..R-92, D-1..2 and W-3, UTF-8"
     assert ids_in(text) == ["R-9", "R-90", "R-91", "R-92", "D-1", "D-2"]
@@ -97,13 +107,29 @@ def test_ranges_of_ids_are_written_out():
 
 def test_promises_are_named_without_a_dash():
     assert ids_in("H1, T5. P16, H16; but not H264x or V37") == ["H1", "P16", "H16"]
+    assert ids_in("HS-1, CP-2; H3") == ["HS-1", "CP-2", "H3"]
 
 
 def test_the_pages_list_each_once():
     every = [f"{kind}{n}" for kind, count in COUNTS.items() for n in range(1, count + 1)]
     assert list(requirements()) == every
     lines = [line for page in PAGES for line in page.read_text().splitlines()]
-    assert sum(line.startswith(("| R-", "| D-", "| H", "| P")) for line in lines) == len(every)
+    assert sum(bool(re.match(r"\| [A-Z]+-?\d", line)) for line in lines) == len(every)
+
+
+@pytest.mark.parametrize("kind", INTERFACES)
+def test_the_page_of_other_interfaces_has_every_item_and_what_takes_its_place(kind):
+    """In the words of the list, so that none is there by its number only."""
+    rows = [row for one, row in requirements().items() if one.startswith(kind)]
+    cells = [row["words"].split(" | ") for row in rows]
+    assert [theirs for theirs, _ in cells] == INTERFACES[kind]
+    assert all(here.strip() for _, here in cells)
+
+
+def test_no_item_of_another_interface_is_excused():
+    """What is not the same is shown to be as the page has it."""
+    named = named_by_tests()
+    assert [row for row in requirements() if row[:3] in INTERFACES and row not in named] == []
 
 
 def test_every_requirement_has_a_test_or_an_entry_among_the_deviations():

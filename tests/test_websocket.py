@@ -26,7 +26,7 @@ DEFLATE = ["Sec-WebSocket-Extensions: permessage-deflate"]
 @every_kind
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 65535, 65536, 300_000])
 async def test_messages_arrive_as_they_were_sent(kind: str, size: int) -> None:
-    """R-50, R-52, R-63."""
+    """R-50, R-52, R-63, LW-4."""
     data = bytes(range(256)) * (size // 256 + 1)
     text = "aé€😀" * (size // 10)
     with anyio.fail_after(20):

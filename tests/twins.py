@@ -9,6 +9,7 @@ import pytest
 
 from anyws._protocol.codec import pure_build_frame, pure_read_frames
 from anyws._protocol.masking import pure_mask
+from anyws._protocol.payload import PurePayload
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,9 +30,10 @@ class Functions(NamedTuple):
     mask: Callable[..., Any]
     read_frames: Callable[..., Any]
     build_frame: Callable[..., Any]
+    Payload: Callable[..., Any]
 
 
-PURE = Functions(pure_mask, pure_read_frames, pure_build_frame)
+PURE = Functions(pure_mask, pure_read_frames, pure_build_frame, PurePayload)
 
 
 def functions(twin: str) -> Functions:
@@ -42,4 +44,5 @@ def functions(twin: str) -> Functions:
         pytest.fail("anyws._speedups is not there, and ANYWS_REQUIRE_SPEEDUPS wants it")
     if not BUILT:
         pytest.skip("anyws._speedups was not built: there are no C functions to test")
-    return Functions(_speedups.mask, _speedups.read_frames, _speedups.build_frame)
+    c = _speedups
+    return Functions(c.mask, c.read_frames, c.build_frame, c.Payload)

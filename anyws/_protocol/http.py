@@ -23,7 +23,7 @@ __all__ = [
     "text_response",
 ]
 
-HeadersLike: TypeAlias = Mapping[str, str] | Iterable[tuple[str, str]]
+HeadersLike: TypeAlias = Mapping[str, str] | Iterable[tuple[str, str]] | str
 
 _SECRET: Final = frozenset({"authorization", "cookie", "proxy-authorization", "set-cookie"})
 # RFC 9110, section 5.5: no control characters; CR, LF and NUL would end or cut the header.
@@ -71,7 +71,8 @@ class Headers(Mapping[str, str]):
     (RFC 9110, section 5.2). That is wrong for Set-Cookie alone: `get_all` keeps lines apart.
 
     headers:
-        A mapping, or (name, value) pairs where a name may come again.
+        A mapping, (name, value) pairs where a name may come again, or one string of
+        ``name: value`` lines with CRLF between them.
 
     Raises `ValueError` for a name that is not a token and for a value with control characters
     (CR, LF and NUL among them), with whitespace at an end or outside of Latin-1; `TypeError` for
@@ -179,12 +180,23 @@ def _checked(headers: object) -> Iterator[tuple[str, str]]:
         pairs = headers.raw
     elif isinstance(headers, Mapping):
         pairs = headers.items()
-    if isinstance(pairs, (str, bytes)) or not isinstance(pairs, Iterable):
+    elif isinstance(headers, str):
+        pairs = _split_lines(headers)
+    if isinstance(pairs, bytes) or not isinstance(pairs, Iterable):
         raise TypeError(f"headers must be a mapping or pairs, not {type(headers).__name__}")
     for pair in pairs:
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             raise TypeError("headers must be a mapping or (name, value) pairs")
         yield _check_line(*pair)
+
+
+def _split_lines(text: str) -> Iterator[tuple[str, str]]:
+    for line in text.removesuffix("\r\n").split("\r\n") if text else ():
+        name, colon, value = line.partition(":")
+        if not colon:
+            # Not shown: it may be the rest of a secret.
+            raise ValueError("a line of the headers is not of the form 'name: value'")
+        yield name, value.strip(" \t")
 
 
 def _check_line(name: object, value: object) -> tuple[str, str]:

@@ -1,8 +1,11 @@
-"""What a program may send: checked, and safe from change, before anything else happens."""
+"""What a program may send: checked, and safe from change, before anything else happens. And JSON."""
 
 from __future__ import annotations
 
-__all__ = ["as_binary", "as_message", "as_text"]
+import json
+from typing import Any, NoReturn
+
+__all__ = ["as_binary", "as_json", "as_message", "as_text", "check_fragment", "parse_json"]
 
 
 def as_message(item: object) -> str | bytes:
@@ -57,3 +60,33 @@ def as_binary(data: object) -> bytes:
         else f"{kind.__module__}.{kind.__qualname__}"
     )
     raise TypeError(f"a message must be str, bytes, bytearray or memoryview, not {name}")
+
+
+def check_fragment(data: str | bytes, kind: type[str] | type[bytes] | None) -> None:
+    """Raise TypeError for a fragment that is not of the type of those before it, if there are."""
+    if kind not in {None, type(data)}:
+        wanted, given = ("text", "binary") if kind is str else ("binary", "text")
+        raise TypeError(f"the message is {wanted}, and this fragment is {given}")
+
+
+# --- JSON ---
+
+
+def as_json(data: object) -> str:
+    """Return the JSON of something; raises TypeError or ValueError where there is none."""
+    return json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def parse_json(message: str | bytes) -> Any:
+    """Return what a message is in JSON; raises ValueError where it is none."""
+    try:
+        return _decoder.decode(message if isinstance(message, str) else message.decode())
+    except RecursionError:
+        raise ValueError("the message is JSON nested too deeply") from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"the message is no JSON: there is no {name} in it")
+
+
+_decoder = json.JSONDecoder(parse_constant=_refuse_constant)

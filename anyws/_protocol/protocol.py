@@ -20,13 +20,7 @@ FAILED (a write was   abort                    abort                         abo
 cut short)
 ====================  =======================  ============================  ====================
 
-**Reading.** `receive_data` keeps a chunk, `parse` works through what is kept, and `feed`, which a
-transport calls, does both for the next message, mostly without keeping it. Parsing stops where
-the inbox is full, after a bounded number of frames and bytes (`has_unparsed` then says that there
-is more), and, where the caller asks for it, after each message: whoever reads one message at a
-time meets a violation only behind the messages in front of it. A frame is handed to the engine
-when it is whole; only a reader that streams gets an incomplete one. A head that looks wrong goes
-to the engine alone, for its verdict.
+**Reading** is in `reading.py`; what it leads to is here.
 
 **Writing.** `encode` returns the bytes of one data frame. Control frames gather in `replies` and
 go out before the next data frame: whoever writes takes them first. Nothing may be awaited between
@@ -35,100 +29,49 @@ taking bytes from here and handing them to the network: order of encoding is ord
 
 from __future__ import annotations
 
-import enum
 from typing import TYPE_CHECKING
 
-from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 from wsproto.frame_protocol import CloseReason
 
-from .._close import (
-    MAX_REASON_BYTES,
-    Close,
-    CloseCode,
-    Role,
-    is_wire_code,
-)
-from .._config import CHUNK_BYTES, LANE, MAX_FRAMES_PER_TURN, MIB, Config
+from .._close import Close, CloseCode, Role
+from .deflate import PerMessageDeflate
 from .ending import By, Ending
-from .fastlane import FastLane, WrongMessageError, compressed_limit
-from .frames import CLOSE, CONTINUATION, Head, peek, unmask_control
-from .inbox import Inbox
+from .reading import Half, Reading
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from wsproto.events import Event
 
+    from .._config import Config
     from .._errors import ConnectionClosed
-    from .deflate import PerMessageDeflate
+    from .negotiation import Negotiated
 
 __all__ = ["Half", "Protocol"]
 
 
-class Half(enum.Enum):
-    """One end's half of the connection."""
-
-    OPEN = "open"
-    CLOSED = "closed"
-    FAILED = "failed"
-
-
-# Section 7.4.1 of RFC 6455 has a reading for a Close without a code.
-_NO_CODE = Close(CloseCode.NO_STATUS_RECEIVED)
-# Two bytes that no end accepts, whatever its role: a reserved opcode. They end wsproto's parser.
-_INVALID_FRAME = b"\x83\x00"
-# Milliseconds at most, and only where the end came within a frame.
-_MAX_FILLER = 4 * MIB
-
-
-class Protocol:
+class Protocol(Reading):
     """The state of one connection. Not for concurrent use by threads; it never waits."""
 
     def __init__(
         self, role: Role, config: Config, deflate: PerMessageDeflate | None = None
     ) -> None:
-        self.role: Role = role
+        super().__init__(role, config, deflate)
         self.ours: Half = Half.OPEN
-        self.theirs: Half = Half.OPEN
         self.sendable: bool = True  # messages and pings may be sent: both halves are open
         self.ending: Ending = Ending()
-        self.inbox: Inbox = Inbox(config.inbox_size, config.inbox_bytes)
-        # Called with the payload of each pong.
-        self.on_pong: Callable[[bytes], None] | None = None
-        # Set by the writer while a write does not get on; see `_reply_to_ping`.
+        # Set by the writer while a write does not get on; see `_ping_received`.
         self.write_blocked: bool = False
         self.in_message: bool = False  # a message of ours is begun and not ended
-        self._config = config
-        self._deflate = deflate
-        self._made_engine: Connection | None = None
         # Control frames to go out before the next data frame, each with its kind.
         self.replies: list[tuple[type[Event], bytes]] = []
-        self.engine_frames: int = 0  # that went past the fast lane
-        self._lane = FastLane(role, config, deflate) if LANE else None
-        # Reading. The invariant: what is left of the buffer starts with the head of a frame,
-        # unless `_passing`.
-        self._buffer: bytes | bytearray = b""
-        self._start = 0  # of what is left of the buffer
-        self._head: Head | None = None  # of the first frame in the buffer, checked
-        self._passing = 0  # bytes still to come of a frame whose start the engine has
-        self.has_unparsed: bool = False  # whether `parse` would get on without more data
-        self._eof = False  # nothing follows what is in the buffer
-        self._eof_error: Exception | None = None
-        # The message being received: what its limits need.
-        self._fragments = 0
-        self._message_bytes = 0
-        self._compressed = False
 
-    @property
-    def _engine(self) -> Connection:
-        """wsproto's connection, made for the first frame that the lane does not take."""
-        if self._made_engine is None:
-            self._made_engine = Connection(
-                ConnectionType.CLIENT if self.role is Role.CLIENT else ConnectionType.SERVER,
-                [] if self._deflate is None else [self._deflate],
-            )
-        return self._made_engine
+    @classmethod
+    def negotiated(cls, role: Role, config: Config, extension: Negotiated | None) -> Protocol:
+        """Return that of a connection whose opening handshake has settled this extension."""
+        deflate = None
+        if extension is not None and config.compression is not None:
+            deflate = PerMessageDeflate(extension, config.compression, config.max_message_size)
+        return cls(role, config, deflate)
 
     # --- What it is like ---
 
@@ -146,254 +89,13 @@ class Protocol:
         """The names of the extensions in use."""
         return () if self._deflate is None else (self._deflate.name,)
 
-    @property
-    def reading(self) -> bool:
-        """Whether more data from the peer would mean anything."""
-        return self.theirs is Half.OPEN
-
-    @property
-    def receivable(self) -> bool:
-        """Whether another message may come to a reader that finds none in the inbox."""
-        return self.theirs is Half.OPEN and not self.inbox.discarding
-
-    @property
-    def unparsed_bytes(self) -> int:
-        """How much is kept for `parse`."""
-        return len(self._buffer) - self._start
-
-    @property
-    def wants_room(self) -> bool:
-        """Whether the data kept here already waits for the inbox; then reading has to pause."""
-        buffered = self.unparsed_bytes
-        return self.inbox.too_far_ahead or (
-            buffered > 0
-            and self._config.max_message_size is None
-            and not self.inbox.discarding
-            and buffered + self.inbox.partial_bytes >= self._config.inbox_bytes
-        )
-
     def exception(self, *, receiving: bool = False) -> ConnectionClosed:
         """Return a new exception for a call that the end of the connection makes impossible."""
         return self.ending.exception(delivered=receiving and not self.inbox.discarding)
 
-    # --- Reading ---
+    # --- What is received ---
 
-    def receive_data(self, data: bytes | memoryview) -> None:
-        """Keep a copy of a chunk for `parse`; after the end it is dropped."""
-        if self.theirs is not Half.OPEN:
-            return
-        self.has_unparsed = True
-        if self._start == len(self._buffer):
-            # Most often a chunk is whole messages: then `bytes` are taken as they are.
-            self._buffer = bytes(data)
-            self._start = 0
-        else:
-            if isinstance(self._buffer, bytes):
-                self._buffer = bytearray(memoryview(self._buffer)[self._start :])
-                self._start = 0
-            self._buffer += data
-
-    def feed(self, data: bytes | memoryview) -> None:
-        """Receive a chunk, and parse as far as the next message.
-
-        What most chunks are, whole messages with nothing kept before them, is not kept first.
-        """
-        lane, inbox = self._lane, self.inbox
-        if (
-            lane is None
-            or self._buffer
-            or self._passing
-            or self._fragments
-            or inbox.messages
-            or not inbox.takes_whole
-            or self.theirs is not Half.OPEN
-            or not (end := lane.read(data, 0, inbox, MAX_FRAMES_PER_TURN))
-        ):
-            self.receive_data(data)
-            self.parse(one_message=True)
-            return
-        if end < len(data):
-            self._buffer = bytes(data[end:])
-            self.has_unparsed = True
-        if self._deflate is not None:
-            self._inflate(lane)
-
-    def receive_eof(self, error: Exception | None = None) -> None:
-        """Take note that nothing will follow: end of stream, or `error` of the network.
-
-        What was received before comes first, also where a full inbox holds it up.
-        """
-        if self.theirs is Half.OPEN and not self._eof:
-            self._eof = True
-            self._eof_error = error
-            if not self.has_unparsed:
-                self._end_of_stream()
-
-    def _end_of_stream(self) -> None:
-        self._end_their_half(Half.FAILED)
-        self.ending.note_loss(self._eof_error, "the peer ended the stream without a Close")
-        self._stop_reading()
-
-    def parse(self, *, one_message: bool = False) -> None:
-        """Work through what was received, up to a bound; see the head of this module."""
-        unparsed = self.unparsed_bytes
-        frames = MAX_FRAMES_PER_TURN
-        while frames > 0:
-            if self.theirs is not Half.OPEN:
-                return
-            if self.inbox.full:
-                break
-            taken = self._parse_some(frames)
-            if not taken:
-                self.has_unparsed = False
-                if self._eof:
-                    self._end_of_stream()
-                return
-            frames -= taken
-            if not self._buffer or (one_message and self.inbox.available):
-                break
-            if unparsed - self.unparsed_bytes >= CHUNK_BYTES:
-                break
-        self.has_unparsed = self.theirs is Half.OPEN and self.unparsed_bytes > 0
-        if self._eof and not self.has_unparsed and self.theirs is Half.OPEN:
-            self._end_of_stream()
-
-    def _parse_some(self, most: int) -> int:
-        """Take what the lane can take, or have the engine take a frame; return how many it was."""
-        lane = self._lane
-        if lane is None or not self._is_lane_open():
-            return self._parse_frame()
-        start, before = self._start, lane.messages
-        end = lane.read(self._buffer, start, self.inbox, most)
-        if end == start:
-            return self._parse_frame()
-        self._head = None
-        self._fragments = self._message_bytes = 0
-        self._consume(end - start)
-        self._inflate(lane)
-        return lane.messages - before
-
-    def _inflate(self, lane: FastLane) -> None:
-        try:
-            lane.inflate(self.inbox)
-        except WrongMessageError as error:
-            self._fail_on_violation(error.code, str(error))
-
-    def _is_lane_open(self) -> bool:
-        """Whether the next frame is the first of a message, and nobody wants that in pieces."""
-        if self._passing or not self.inbox.takes_whole:
-            return False
-        head = self._head
-        if head is None:
-            return not self._fragments
-        # It was counted when its head was checked.
-        return self._fragments == 1 and self.unparsed_bytes >= head.size + head.length
-
-    def _consume(self, size: int) -> None:
-        self._start += size
-        if self._start == len(self._buffer):
-            self._buffer = b""
-            self._start = 0
-        elif isinstance(self._buffer, bytearray) and self._start >= CHUNK_BYTES:
-            del self._buffer[: self._start]
-            self._start = 0
-
-    @property
-    def lane_frames(self) -> int:
-        """How many frames went through the fast lane."""
-        return 0 if self._lane is None else self._lane.messages
-
-    def _parse_frame(self) -> bool:
-        """Hand the first frame in the buffer to the engine; tell whether there was one."""
-        if self._passing:
-            return self._pass_on(self.unparsed_bytes)
-        head = self._head
-        if head is None:
-            compression = self._deflate is not None
-            head = peek(self._buffer, self.role, compression=compression, start=self._start)
-            if head is None:
-                return False
-            if not head.plain:
-                # Only its head: the engine needs no more to refuse it.
-                self._passing = head.size + head.length
-                return self._pass_on(head.size)
-            if not self._within_limits(head):
-                return True
-            self._head = head
-        size = head.size + head.length
-        if self.unparsed_bytes < size:
-            as_it_comes = self.inbox.streaming or self.inbox.discarding
-            if as_it_comes and not head.is_control and self.unparsed_bytes > head.size:
-                self._head = None
-                self._passing = size
-                return self._pass_on(self.unparsed_bytes)
-            return False
-        self._head = None
-        if head.opcode == CLOSE:
-            return self._receive_close(head)
-        self._passing = size
-        return self._pass_on(size)
-
-    def _pass_on(self, size: int) -> bool:
-        """Hand the engine up to `size` bytes of the frame at the start of the buffer.
-
-        A large frame goes in pieces: its copies are then never all there at once.
-        """
-        size = min(size, self._passing, CHUNK_BYTES)
-        if not size:
-            return False
-        if size == self._passing:
-            self.engine_frames += 1
-        # Not kept in a variable: the engine copies it, and a message may be large.
-        self._engine.receive_data(bytes(self._unparsed(size)))
-        self._consume(size)
-        self._passing -= size
-        for event in self._engine.events():
-            if isinstance(event, (TextMessage, BytesMessage)):
-                self.inbox.add(_plain(event.data), finished=event.message_finished)
-                if event.message_finished:
-                    self._fragments = self._message_bytes = 0
-            elif isinstance(event, Ping):
-                self._reply_to_ping(bytes(event.payload))
-            elif isinstance(event, Pong):
-                if self.on_pong is not None:
-                    self.on_pong(bytes(event.payload))
-            elif isinstance(event, CloseConnection):
-                # Their Close frames never get here, so this is the engine's word for a violation.
-                self._fail_on_violation(int(event.code), event.reason or "")
-        return True
-
-    def _unparsed(self, size: int) -> memoryview:
-        return memoryview(self._buffer)[self._start : self._start + size]
-
-    def _within_limits(self, head: Head) -> bool:
-        """Check the frame's size and number before its payload is kept (RFC 6455, 10.4)."""
-        if head.is_control or self.inbox.discarding:
-            return True
-        config = self._config
-        if head.opcode != CONTINUATION:
-            self._compressed = head.rsv1
-        self._fragments += 1
-        if config.max_fragments is not None and self._fragments > config.max_fragments:
-            self.fail(
-                Close(CloseCode.MESSAGE_TOO_BIG, f"more than {config.max_fragments} fragments")
-            )
-            return False
-        self._message_bytes += head.length
-        # A compressed message is judged by what it inflates to; on the wire its frames may be a
-        # little larger than that, since data that does not compress grows.
-        size = head.length if self._compressed else self._message_bytes
-        return self._check_size("frame", config.max_frame_size, head.length) and self._check_size(
-            "message", config.max_message_size, size
-        )
-
-    def _check_size(self, kind: str, limit: int | None, size: int) -> bool:
-        if limit is None or size <= (compressed_limit(limit) if self._compressed else limit):
-            return True
-        self.fail(Close(CloseCode.MESSAGE_TOO_BIG, f"the {kind} is larger than {limit} bytes"))
-        return False
-
-    def _reply_to_ping(self, payload: bytes) -> None:
+    def _ping_received(self, payload: bytes) -> None:
         if self.ours is not Half.OPEN:
             return
         if self.write_blocked:
@@ -404,20 +106,7 @@ class Protocol:
     def _reply(self, event: Event) -> None:
         self.replies.append((type(event), self._engine.send(event)))
 
-    # --- Closing ---
-
-    def _receive_close(self, head: Head) -> bool:
-        """Read a whole Close frame; wsproto would refuse code 1014, which IANA has registered."""
-        size = head.size + head.length
-        payload = unmask_control(bytes(self._unparsed(size)), head)
-        try:
-            close = _decode_close(payload)
-        except UnicodeDecodeError:
-            self.fail(Close(CloseCode.INVALID_DATA, "the close reason is not UTF-8"))
-            return True
-        if close is None:
-            self._passing = size
-            return self._pass_on(size)
+    def _close_received(self, close: Close) -> None:
         self._end_their_half(Half.CLOSED)
         self.ending.received = close
         if self.ours is Half.OPEN:
@@ -429,7 +118,13 @@ class Protocol:
             # The write failed because they had closed: that is what to report.
             self.ending.by = By.PEER
         self._stop_reading()
-        return True
+
+    def _end_of_stream(self) -> None:
+        self._end_their_half(Half.FAILED)
+        self.ending.note_loss(self._eof_error, "the peer ended the stream without a Close")
+        self._stop_reading()
+
+    # --- Closing ---
 
     def close(self, close: Close, *, deliver: bool = False, because: str = "") -> None:
         """Start the closing handshake, unless it has begun. What comes is dropped, or delivered.
@@ -452,15 +147,6 @@ class Protocol:
         if self.ours is Half.OPEN:
             self._send_close(close)
         self._stop_reading()
-
-    def _fail_on_violation(self, code: int, reason: str) -> None:
-        if self._deflate is not None and self._deflate.failure is not None:
-            reason = self._deflate.failure
-        # The engine is done, whatever the head had declared.
-        self._passing = 0
-        # Its words may quote what the peer sent.
-        reason = reason.encode("ascii", "replace").decode()[:MAX_REASON_BYTES]
-        self.fail(Close(code, reason))
 
     def abort(self, cause: str, *, by_us: bool = False, is_cut: bool = False) -> None:
         """End at once, without a closing handshake; `cause` says why, `is_cut` as below."""
@@ -505,39 +191,15 @@ class Protocol:
         self.replies.clear()
 
     def _stop_reading(self) -> None:
-        """Drop what is kept of the stream: nothing after the end is read (RFC 6455, 7.1.7)."""
-        self._buffer = b""
-        self._start = 0
-        self._head = None
-        self.has_unparsed = False
-        self._settle()
-
-    def _settle(self) -> None:
-        """At the end, let go of what would live until a garbage collection.
+        """At the end, let go of what is kept, and of what would live until a garbage collection.
 
         wsproto's parser is a generator that refers to itself until it meets a Close or an error.
         """
-        if not self.finished:
-            return
+        self._drop_unread()
         self.on_pong = None
         self._end_parser()
         if self._deflate is not None:
             self._deflate.drop_contexts()
-
-    def _end_parser(self) -> None:
-        if self._made_engine is None or self._passing > _MAX_FILLER:
-            return  # there is none, or a collection will find it
-        # Within a frame it would take anything for payload, so that has to be over first.
-        while self._passing:
-            size = min(self._passing, CHUNK_BYTES)
-            self._passing -= size
-            self._feed_and_forget(bytes(size))
-        self._feed_and_forget(_INVALID_FRAME)
-
-    def _feed_and_forget(self, data: bytes) -> None:
-        self._engine.receive_data(data)
-        for _ in self._engine.events():
-            pass
 
     # --- Writing ---
 
@@ -575,17 +237,3 @@ def _close_event(close: Close) -> CloseConnection:
     return CloseConnection(
         code=CloseReason.NO_STATUS_RCVD if no_code else close.code, reason=close.reason or None
     )
-
-
-def _plain(data: str | bytes | bytearray) -> str | bytes:
-    return bytes(data) if isinstance(data, bytearray) else data
-
-
-def _decode_close(payload: bytes) -> Close | None:
-    """Return the Close, or ``None`` for one that the engine has to judge (it will refuse it)."""
-    if not payload:
-        return _NO_CODE
-    code = int.from_bytes(payload[:2], "big")
-    if not is_wire_code(code):  # which the one byte of half a code never is
-        return None
-    return Close(code, payload[2:].decode())

@@ -9,11 +9,14 @@ the program itself was handling meanwhile, and which is then the context of it, 
 from __future__ import annotations
 
 import logging
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from anyio import BrokenResourceError, ClosedResourceError
 
-__all__ = ["STREAM_ERRORS", "forget_frames", "note_failure"]
+if TYPE_CHECKING:
+    from socket import gaierror
+
+__all__ = ["STREAM_ERRORS", "explain_lookup", "forget_frames", "note_failure"]
 
 # What AnyIO's streams raise when they break; TLS adds its own, which are OSErrors.
 STREAM_ERRORS: Final = (BrokenResourceError, ClosedResourceError, OSError)
@@ -42,3 +45,8 @@ def forget_frames(error: BaseException, handled: BaseException | None = None) ->
             seen.add(id(one))
             one.__traceback__ = None
             pending += [one.__cause__, one.__context__]
+
+
+def explain_lookup(error: gaierror, host: str | None) -> None:
+    """Have an error of the system's resolver name the host."""
+    error.strerror = f"the host {host} was not found: {error.strerror}"

@@ -835,6 +835,77 @@ SERVERS = [
     ),
 ]
 
+CALLBACKS = [
+    Mutant(
+        name="a callback client tells what came when it was closing",
+        breaks="nothing but the end is told behind a close",
+        file="callbacks/_run.py",
+        old="return self.closing is None or kind is Closed or kind is Failed",
+        new="return True",
+        scenario="slow listener that closes",
+    ),
+    Mutant(
+        name="a cancelled callback client does not count as closed",
+        breaks="whatever ends a run, the client is closed then",
+        file="callbacks/_run.py",
+        old="            self.ended = True\n            self._drop_outbox()\n",
+        new="            self._drop_outbox()\n",
+        scenario="events of a connection",
+    ),
+    Mutant(
+        name="a callback client keeps what nobody will send any more",
+        breaks="pending_bytes is what waits, and nothing waits when all is over",
+        file="callbacks/_run.py",
+        old="            self.ended = True\n            self._drop_outbox()\n",
+        new="            self.ended = True\n",
+        scenario="sends at every turn",
+    ),
+    Mutant(
+        name="a callback client closes in front of its messages",
+        breaks="messages, and a close behind them, go out in the order of the calls",
+        file="callbacks/_run.py",
+        old="            while self._outbox:\n                await self._all_is_sent.wait()\n",
+        new="",
+        scenario="a close behind messages",
+    ),
+    Mutant(
+        name="a callback client does not give up what nobody takes",
+        breaks="Closed is told after close_timeout at the latest",
+        file="callbacks/_run.py",
+        old="        if scope.cancelled_caught:\n            websocket.abort()\n",
+        new="",
+        scenario="messages that nobody reads",
+    ),
+    Mutant(
+        name="a callback that fails ends its client",
+        breaks="a listener that raises changes nothing else",
+        file="callbacks/_inbox.py",
+        old="""                        await result
+                except Exception as error:""",
+        new="""                        await result
+                except KeyError as error:""",
+        scenario="listeners that raise",
+    ),
+    Mutant(
+        name="a callback takes the cancellation for a failure of its own",
+        breaks="H28: no cancellation gets lost in the package",
+        file="callbacks/_inbox.py",
+        old="""                        await result
+                except Exception as error:""",
+        new="""                        await result
+                except BaseException as error:""",
+        scenario="events and a slow listener",
+    ),
+    Mutant(
+        name="the loop of callback clients goes on without them",
+        breaks="the background thread ends with the last connection",
+        file="callbacks/_background.py",
+        old="                self._runs.discard(run)\n            self._end_if_done()\n",
+        new="                self._runs.discard(run)\n",
+        scenario="events from the background",
+    ),
+]
+
 MUTANTS = [
     *WRITING,
     *RECEIVING,
@@ -846,4 +917,5 @@ MUTANTS = [
     *WATCHING,
     *HANDSHAKES,
     *SERVERS,
+    *CALLBACKS,
 ]

@@ -9,7 +9,7 @@ import sys
 import pytest
 from twins import BUILT, PURE, functions
 
-from anyws._protocol import codec, masking
+from anyws._protocol import codec, masking, payload
 from anyws._protocol.compiled import COMPILED
 
 REFUSED = os.environ.get("ANYWS_PURE", "0") not in ("", "0")
@@ -24,7 +24,7 @@ def test_the_c_functions_are_in_use_where_they_were_built_and_not_refused(
 
 
 def test_the_functions_in_use_are_the_ones_that_compiled_says() -> None:
-    in_use = (masking.mask, codec.read_frames, codec.build_frame)
+    in_use = (masking.mask, codec.read_frames, codec.build_frame, payload.Payload)
     assert in_use == (functions("c") if COMPILED else PURE)
 
 

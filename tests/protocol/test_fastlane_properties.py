@@ -40,17 +40,26 @@ from wsproto.extensions import PerMessageDeflate as TheirDeflate
 
 from anyws._close import Close, Role
 from anyws._config import Config, Deflate
+from anyws._protocol import payload
 from anyws._protocol.deflate import PerMessageDeflate
 from anyws._protocol.fastlane import FastLane
 from anyws._protocol.negotiation import Negotiated
 from anyws._protocol.protocol import Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from anyws._protocol.inbox import Inbox
 
 Step = tuple[str, Any]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_is_large() -> Iterator[None]:
+    """Messages are put where they stay as they come from a size on that is tried here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(payload, "_LARGE", 20)
+        yield
 
 
 class Case(NamedTuple):

@@ -70,8 +70,24 @@ def test_headers_come_from_mappings_pairs_and_nothing():
     assert make_headers(HEADERS) == HEADERS
 
 
+def test_headers_come_from_one_string_of_lines():
+    lines = (("X-One", "1: a"), ("X-Two", ""), ("x-one", "2"))
+    text = "X-One: 1: a\r\nX-Two:\r\nx-one: \t2 "
+    assert make_headers(text).raw == make_headers(text + "\r\n").raw == lines
+    assert make_headers("").raw == ()
+
+
 @pytest.mark.parametrize(
-    "headers", ["A: b", b"A: b", 1, [("A",)], [("A", "b", "c")], ["Ab"], [(b"A", "b")], {"A": b"b"}]
+    "text", ["A", "\r\n", "A: b\r\n\r\nC: d", "A: b\nC: d", "A: b\rC: d", "A : b", " A: b", ": b"]
+)
+def test_a_string_that_is_no_header_lines_is_a_value_error(text):
+    """A line break of another kind would be one for some servers, and none for others."""
+    with pytest.raises(ValueError, match="header"):
+        make_headers(text)
+
+
+@pytest.mark.parametrize(
+    "headers", [b"A: b", 1, [("A",)], [("A", "b", "c")], ["Ab"], [(b"A", "b")], {"A": b"b"}]
 )
 def test_what_is_no_headers_is_a_type_error(headers):
     with pytest.raises(TypeError, match="header"):
@@ -270,7 +286,7 @@ def test_a_refusal_carries_text_or_bytes():
         ((403, "\ud800"), ValueError),
         ((403, "", {"A": "b\r\nC: d"}), ValueError),
         ((403, b"", {"A\n": "b"}), ValueError),
-        ((403, "", "A: b"), TypeError),
+        ((403, "", b"A: b"), TypeError),
     ],
 )
 def test_a_refusal_that_cannot_be_sent_is_an_error_where_it_is_made(arguments, error):

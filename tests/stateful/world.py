@@ -37,7 +37,8 @@ from streams import URL, pair
 
 import anyws
 from anyws import Config, Status, WebSocket
-from anyws._client import _Arguments, _ClientOpening, _Given
+from anyws._client import _ClientOpening, _Given
+from anyws._target import Arguments
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -219,7 +220,7 @@ class World:
         setting = self.setting
         client, server = self.client, self.server
         client.opening = _ClientOpening(
-            _Given(client.stream, URL), _Arguments((), None, None), setting.client
+            _Given(client.stream, URL), Arguments((), None, None), setting.client
         )
         server.opening = anyws.wrap_server_stream(server.stream, config=setting.server)
         self._do(lambda: [self.spawn(end.owner.own, end) for end in self.ends])

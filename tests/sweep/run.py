@@ -38,7 +38,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import anyio  # noqa: E402
-from scenarios import SCENARIOS, Scenario  # noqa: E402
+from scenarios import BACKENDS, SCENARIOS, Scenario  # noqa: E402
 from steps import (  # noqa: E402
     AWAIT,
     CALL,
@@ -59,7 +59,6 @@ from world import (  # noqa: E402
     open_files,
 )
 
-BACKENDS = ("asyncio", "uvloop", "trio")
 # More than any scenario has; a sweep that gets there does not end.
 MANY = 3000
 # Violations of one scenario, after which no more are looked for.
@@ -212,7 +211,7 @@ def jobs(options: argparse.Namespace) -> list[tuple[Scenario, str, str]]:
         (scenario, backend, kind)
         for scenario in SCENARIOS
         for kind in scenario.kinds
-        for backend in BACKENDS
+        for backend in scenario.backends
         if hows_of(scenario, backend)
         and options.scenario in scenario.name
         and options.backend in {None, backend}

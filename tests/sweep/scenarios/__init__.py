@@ -3,14 +3,16 @@
 It is run again and again, struck one step later each time, until it gets through without a strike.
 """
 
-from . import bodies, closing, handshakes, programs, receiving, sending, servers, watching
-from ._registry import SCENARIOS, Scenario
+from . import bodies, closing, events, handshakes, programs, receiving, sending, servers, watching
+from ._registry import BACKENDS, SCENARIOS, Scenario
 
 __all__ = [
+    "BACKENDS",
     "SCENARIOS",
     "Scenario",
     "bodies",
     "closing",
+    "events",
     "handshakes",
     "programs",
     "receiving",

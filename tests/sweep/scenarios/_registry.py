@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from world import CANCEL, KINDS, NATIVE, World
 
 BOTH = ("client", "server")
+LOOPS_OF_ASYNCIO = ("asyncio", "uvloop")
+BACKENDS = (*LOOPS_OF_ASYNCIO, "trio")
 Run = Callable[[World], Awaitable[None]]
 
 
@@ -18,20 +20,26 @@ class Scenario:
     role: str
     kinds: tuple[str, ...]
     hows: tuple[str, ...]
+    backends: tuple[str, ...]
 
 
 SCENARIOS: list[Scenario] = []
 
 
 def scenario(
-    *roles: str, kinds: tuple[str, ...] = KINDS, hows: tuple[str, ...] = (CANCEL, NATIVE)
+    *roles: str,
+    kinds: tuple[str, ...] = KINDS,
+    hows: tuple[str, ...] = (CANCEL, NATIVE),
+    backends: tuple[str, ...] = BACKENDS,
 ) -> Callable[[Run], Run]:
-    """Have the sweep run it, in each of these roles, over these kinds of stream."""
+    """Have the sweep run it, in each of these roles, over these kinds of stream, on these backends."""
 
     def register(run: Run) -> Run:
         for role in roles or ("",):
             name = run.__name__.replace("_", " ")
-            SCENARIOS.append(Scenario(f"{name} ({role})" if role else name, run, role, kinds, hows))
+            if role:
+                name = f"{name} ({role})"
+            SCENARIOS.append(Scenario(name, run, role, kinds, hows, backends))
         return run
 
     return register

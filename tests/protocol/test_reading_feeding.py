@@ -156,3 +156,23 @@ def test_without_the_lane_it_is_the_same(role: Role) -> None:
     p.parse()
     assert replies(p) == [(PONG, b"p")]
     assert messages(p) == ["two"]
+
+
+def test_a_large_message_is_put_where_it_stays(role: Role) -> None:
+    p = with_lane(role)
+    content = "\N{SNOWMAN} and more of it ".encode() * 20_000
+    data = to(p, TEXT, content) + to(p, BINARY, b"the next")
+    feed(p, *(data[at : at + 65536] for at in range(0, len(data), 65536)))
+    p.parse()
+    assert messages(p) == [content.decode(), b"the next"]
+    assert p.engine_frames == 0
+
+
+def test_a_large_text_that_is_none_is_left_to_the_engine(role: Role) -> None:
+    p = with_lane(role)
+    data = to(p, TEXT, b"a" * 200_000 + b"\xff" + b"a" * 100_000)
+    feed(p, data[:70_000], data[70_000:])
+    while p.has_unparsed:
+        p.parse()
+    assert verdict(p) == 1007
+    assert messages(p) == []

@@ -1,0 +1,576 @@
+"""Ctrl-C in every call: what it costs, and that nothing is left half done.
+
+Three ways to bring it. A signal, while the main thread waits in the system. An exception from the
+stream's calls of the system, before they have done anything or after. And the sweep: an interrupt
+at the n-th of all points at which Python runs signal handlers, for every n. Those are the start of
+a function and the return of one in C, which is where a profile function is called.
+"""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import socket
+import sys
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from bars.peers import CLOSE, PING, PONG, TEXT
+from bars.raw import GUARD, HOST
+from frames import close_frame
+from sync.peers import LARGE, QUICK, Peer, RawServer, pair, stream_of
+
+import anyws
+import anyws.sync
+from anyws import Config, Role, Status
+from anyws._transports.blocking_stream import BlockingStream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from anyws.sync import WebSocket
+
+pytestmark = pytest.mark.timeout(60)
+
+every_role = pytest.mark.parametrize("role", list(Role))
+
+BRIEF = Config(close_timeout=0.01, cancel_grace=0.01)
+TESTS = str(Path(__file__).parent.parent)
+
+
+def is_at_rest(ws: WebSocket) -> bool:
+    """Whether no call is under way, as far as the connection knows."""
+    transport = ws._transport
+    flags = (transport.is_received, transport.is_writing, transport._is_reading)
+    return not any(flags) and not transport.lock.locked()
+
+
+# --- A signal ---
+
+
+@contextmanager
+def pressed(when: threading.Event | str) -> Iterator[None]:
+    """Press Ctrl-C, for the main thread, and see to it that it is felt.
+
+    Once an event is set, or the main thread is in the function of this name.
+    """
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def press() -> None:
+        if isinstance(when, str):
+            pause = threading.Event()
+            while sys._current_frames()[main].f_code.co_name != when:
+                pause.wait(0.001)
+        else:
+            assert when.wait(GUARD)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    thread = threading.Thread(target=press)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            thread.start()
+            yield
+            thread.join()
+    finally:
+        thread.join()
+        signal.signal(signal.SIGINT, before)
+
+
+@every_role
+def test_ctrl_c_while_waiting_for_a_message_costs_nothing(role: Role) -> None:
+    with pair(role) as (ws, peer):
+        data = peer.frame(TEXT, b"in two pieces")
+        for cut in range(0, len(data), 4):
+            peer.push(data[:cut])
+            stream_of(ws).reads.clear()
+            with pressed(stream_of(ws).reads):
+                ws.receive()
+            assert is_at_rest(ws)
+            peer.push(data[cut:])
+            assert ws.receive(5) == "in two pieces"
+
+
+@contextmanager
+def rung(error: Exception, when: threading.Event) -> Iterator[None]:
+    """Have a signal handler raise this in the main thread, once an event is set."""
+
+    def ring(number: int, frame: object) -> None:
+        raise error
+
+    before = signal.signal(signal.SIGINT, ring)
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def press() -> None:
+        assert when.wait(GUARD)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    thread = threading.Thread(target=press)
+    try:
+        with pytest.raises(type(error)) as caught:
+            thread.start()
+            yield
+        thread.join()
+        assert caught.value is error
+    finally:
+        thread.join()
+        signal.signal(signal.SIGINT, before)
+
+
+# What the stream itself may raise, too.
+SYSTEM_LIKE = [TimeoutError("an alarm"), InterruptedError("a signal"), ConnectionError("a check")]
+
+
+@pytest.mark.parametrize("error", SYSTEM_LIKE, ids=lambda error: type(error).__name__)
+def test_what_a_handler_raises_while_a_message_is_waited_for_is_not_the_networks(
+    error: OSError,
+) -> None:
+    with pair() as (ws, peer):
+        with rung(error, stream_of(ws).reads):
+            ws.receive()
+        assert is_at_rest(ws)
+        peer.send(TEXT, b"nothing is lost")
+        assert ws.receive(5) == "nothing is lost"
+
+
+@pytest.mark.parametrize("error", SYSTEM_LIKE, ids=lambda error: type(error).__name__)
+def test_what_a_handler_raises_within_a_write_is_not_the_networks(error: OSError) -> None:
+    with pair() as (ws, peer):
+        with rung(error, stream_of(ws).writes):
+            ws.send(b"x" * LARGE)
+        with pytest.raises(anyws.ClosedByUs, match="a write was interrupted"):
+            ws.send("next")
+        assert peer.until_end() == []
+
+
+def test_ctrl_c_while_waiting_for_a_pong_costs_the_answer() -> None:
+    with pair() as (ws, peer):
+        with pressed(stream_of(ws).reads):
+            ws.ping()
+        peer.send(PONG, peer.next_frame().payload)
+        peer.send(TEXT, b"x")
+        assert ws.receive(5) == "x"
+        assert ws.latency is None
+        assert is_at_rest(ws)
+
+
+@every_role
+def test_ctrl_c_in_a_write_that_is_stuck_breaks_the_connection_which_says_so(role: Role) -> None:
+    with pair(role) as (ws, peer):
+        with pressed(stream_of(ws).writes):
+            ws.send(b"x" * LARGE)
+        assert is_at_rest(ws)
+        for call in (lambda: ws.send("next"), ws.receive, ws.ping):
+            with pytest.raises(anyws.ClosedByUs, match="a write was interrupted"):
+                call()
+        assert not ws.close().clean
+        assert stream_of(ws).socket.fileno() == -1
+        # The beginning of that frame, and no other behind it.
+        assert peer.until_end() == []
+        assert len(peer.received) < LARGE
+
+
+def test_ctrl_c_while_another_thread_writes_costs_that_one_nothing(run) -> None:
+    with pair() as (ws, peer):
+        sending = run(ws.send, b"x" * LARGE)
+        assert stream_of(ws).writes.wait(GUARD)
+        with pressed("_wait_for_change"):
+            ws.send("waits for its turn")
+        assert len(peer.next_frame().payload) == LARGE
+        sending.result(5)
+        ws.send("next")
+        assert peer.next_frame().payload == b"next"
+
+
+def test_ctrl_c_while_closing_closes_all_the_same() -> None:
+    with pair(config=Config(close_timeout=None)) as (ws, peer):
+        with pressed(stream_of(ws).reads):
+            ws.close()
+        assert ws.status is Status.CLOSED
+        assert stream_of(ws).socket.fileno() == -1
+        assert [f.opcode for f in peer.until_end()] == [CLOSE]
+        assert not ws.close().clean
+
+
+def test_ctrl_c_in_the_body_closes_with_1001_and_a_second_one_closes_at_once() -> None:
+    config = Config(cancel_grace=20, close_timeout=20)
+    with RawServer() as server:
+        opening = anyws.sync.open_websocket(server.url, config=config)
+        ws = opening.__enter__()
+        peer = server.peer()
+        first = KeyboardInterrupt()
+        with pressed("fetch"):
+            opening.__exit__(KeyboardInterrupt, first, None)
+        assert ws.status is Status.CLOSED
+        assert [f.payload for f in peer.until_end()] == [b"\x03\xe9"]
+
+
+def test_ctrl_c_while_connecting_leaves_no_socket(run) -> None:
+    """Once while the system waits for an answer, once for the server's half of the handshake."""
+    asked = threading.Event()
+    with socket.create_server((HOST, 0)) as listening:
+        accepting = run(accept_and_read, listening, asked)
+        with pressed(asked):
+            anyws.sync.open_websocket(
+                f"ws://{HOST}:{listening.getsockname()[1]}/", config=QUICK
+            ).__enter__()
+        assert accepting.result(5) == b""
+    with socket.socket() as listening:
+        listening.bind((HOST, 0))
+        listening.listen(0)
+        waiting = [socket.socket() for _ in range(8)]
+        for sock in waiting:
+            sock.setblocking(False)
+            sock.connect_ex(listening.getsockname())
+        with pressed("_connect"):
+            anyws.sync.open_websocket(
+                f"ws://{HOST}:{listening.getsockname()[1]}/", config=QUICK
+            ).__enter__()
+        for sock in waiting:
+            sock.close()
+
+
+def accept_and_read(listening: socket.socket, asked: threading.Event) -> bytes:
+    sock, _ = listening.accept()
+    with sock:
+        sock.settimeout(GUARD)
+        sock.recv(4096)
+        asked.set()
+        return sock.recv(1)
+
+
+# --- Calls of the system ---
+
+
+class Interrupting(BlockingStream):
+    """A stream whose n-th call of the system is interrupted, before it or after."""
+
+    at = 0
+    after = False
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.left = self.at
+        super().__init__(sock)
+
+    def _call(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        self.left -= 1
+        if not self.left and not self.after:
+            raise KeyboardInterrupt
+        result = function(*args, **options)
+        if not self.left:
+            raise KeyboardInterrupt
+        return result
+
+    def fetch(self, deadline: float) -> bool:
+        return self._call(super().fetch, deadline)
+
+    def wait(self, deadline: float, *, read: bool = False) -> tuple[bool, bool]:
+        return self._call(super().wait, deadline, read=read)
+
+    def send_now(self, data: bytes | memoryview) -> int:
+        return self._call(super().send_now, data)
+
+
+def answering(peer: Peer) -> list[tuple[int, int]]:
+    """Be a good peer to the end; give the opcode and size of all that was received."""
+    received = []
+    try:
+        while True:
+            one = peer.next_frame()
+            received.append((one.opcode, len(one.payload)))
+            if one.opcode == PING:
+                peer.send(PONG, one.payload)
+            elif one.opcode == CLOSE:
+                peer.send(CLOSE, one.payload)
+                peer.raw.shutdown(socket.SHUT_WR)
+            elif one.opcode == TEXT:
+                peer.push(peer.frame(TEXT, b"a") + peer.frame(PING, b"") + peer.frame(TEXT, b"b"))
+    except (EOFError, OSError):
+        return received
+
+
+@every_role
+@pytest.mark.parametrize("after", [False, True])
+def test_an_interrupt_of_any_call_of_the_system_leaves_whole_frames_or_the_end(
+    role: Role, after: bool, run
+) -> None:
+    for at in itertools.count(1):
+        kind = type("One", (Interrupting,), {"at": at, "after": after})
+        with pair(role, stream=kind) as (ws, peer):
+            peer_s = run(answering, peer)
+            was_interrupted = False
+            for step in (
+                lambda ws=ws: ws.send(b"x" * 30_000),
+                lambda ws=ws: ws.send("y"),
+                lambda ws=ws: ws.receive(5),
+                lambda ws=ws: ws.receive(5),
+                lambda ws=ws: ws.ping(5),
+                lambda ws=ws: ws.send(b"z"),
+                lambda ws=ws: ws.send(b"z" * 200),
+            ):
+                try:
+                    step()
+                except KeyboardInterrupt:
+                    was_interrupted = True
+                    assert is_at_rest(ws)
+                except anyws.ClosedByUs:
+                    assert was_interrupted
+            broken = not ws.is_open
+            assert not broken or "interrupt" in ws.closure.cause
+            try:
+                ws.close()
+            except KeyboardInterrupt:
+                was_interrupted = broken = True
+            assert ws.status is Status.CLOSED
+            assert ws._transport._stream.socket.fileno() == -1
+            wire = peer_s.result(5)
+            if broken:
+                assert wire.count((CLOSE, 2)) <= 1
+            else:
+                assert peer.received == b""
+                assert wire[-3:] == [(2, 1), (2, 200), (CLOSE, 2)]
+        if not was_interrupted:
+            break
+    assert at > 12
+
+
+# --- The sweep ---
+
+
+class Sweep:
+    """Interrupts a call at one point after the other, a call for each."""
+
+    def __init__(self) -> None:
+        self.points = 0
+        self.broken = 0
+
+    def __iter__(self) -> Iterator[int]:
+        for at in range(1, 3000):
+            yield at
+            if not self.interrupted:
+                return
+            self.points = at
+        raise AssertionError("the call has no end")
+
+    def interrupt(self, at: int, call: Callable[[], object]) -> object:
+        """Call it, and interrupt it there; return what it does, if it gets so far."""
+        left = at
+        self.interrupted = False
+
+        def profile(frame: Any, event: str, arg: object) -> None:
+            nonlocal left
+            code = frame.f_code
+            if event not in {"call", "c_return"} or code.co_filename.startswith(TESTS):
+                return
+            # What is raised there is lost; and no statement can see to a block that is left where
+            # its `__exit__` has not begun.
+            if code.co_name in {"__del__", "__exit__"} and event == "call":
+                return
+            left -= 1
+            if not left and is_within_del(frame):
+                left = 1
+            if not left:
+                sys.setprofile(None)
+                self.interrupted = True
+                raise KeyboardInterrupt
+
+        sys.setprofile(profile)
+        try:
+            return call()
+        except (KeyboardInterrupt, TimeoutError):
+            return None
+        finally:
+            sys.setprofile(None)
+
+
+def is_within_del(frame: Any) -> bool:
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
+
+
+@pytest.fixture
+def sweep() -> Iterator[Sweep]:
+    sweep = Sweep()
+    yield sweep
+    assert sweep.points > 10, "there was nothing to interrupt"
+
+
+@every_role
+@pytest.mark.parametrize("wire", ["here", "cut", "with a ping"])
+def test_an_interrupt_in_receive_costs_at_most_the_message_being_returned(
+    role: Role, wire: str, sweep: Sweep
+) -> None:
+    for at in sweep:
+        with pair(role, stream=BlockingStream) as (ws, peer):
+            data = peer.frame(TEXT, b"a")
+            if wire == "with a ping":
+                data += peer.frame(PING, b"!")
+            last = peer.frame(TEXT, b"b")
+            peer.push(data if wire != "cut" else data[:2])
+            message = sweep.interrupt(at, lambda ws=ws: ws.receive(0 if wire == "cut" else 5))
+            assert is_at_rest(ws)
+            if ws.is_open:
+                peer.push(last if wire != "cut" else data[2:] + last)
+            else:
+                # In the moment in which it was taken apart.
+                sweep.broken += 1
+                with pytest.raises(anyws.ClosedByUs, match="interrupt"):
+                    ws.receive(0)
+                ws.close()
+                assert ws._transport._stream.socket.fileno() == -1
+                continue
+            rest = []
+            try:
+                while True:
+                    rest.append(ws.receive(0))
+            except TimeoutError:
+                pass
+            assert rest in ((["b"],) if message else (["a", "b"], ["b"] if wire != "cut" else []))
+            ws.abort()
+            peer.until_end()
+            assert peer.received == b""
+    assert sweep.broken < sweep.points * 0.8
+
+
+@every_role
+def test_an_interrupt_in_a_receive_that_waits_costs_nothing(role: Role, sweep: Sweep) -> None:
+    for at in sweep:
+        with pair(role, stream=BlockingStream) as (ws, peer):
+            sweep.interrupt(at, lambda ws=ws: ws.receive(0.0001))
+            assert is_at_rest(ws)
+            assert ws.is_open
+            peer.send(TEXT, b"x")
+            assert ws.receive(5) == "x"
+
+
+@every_role
+@pytest.mark.parametrize("size", [10, 30_000])
+def test_an_interrupt_in_send_leaves_a_whole_frame_or_breaks_the_connection(
+    role: Role, size: int, sweep: Sweep, run
+) -> None:
+    for at in sweep:
+        with pair(role, stream=BlockingStream) as (ws, peer):
+            reading = run(peer.until_end)
+            sweep.interrupt(at, lambda ws=ws: ws.send(b"x" * size))
+            assert is_at_rest(ws)
+            broken = not ws.is_open
+            if broken:
+                sweep.broken += 1
+                with pytest.raises(anyws.ClosedByUs, match="interrupted"):
+                    ws.send(b"next")
+            else:
+                ws.send(b"next")
+            ws.abort()
+            wire = [f.payload for f in reading.result(5)]
+            if broken:
+                assert wire in ([], [b"x" * size])
+            else:
+                assert wire in ([b"next"], [b"x" * size, b"next"])
+                assert peer.received == b""
+        if at > 400:
+            return  # how often it waits for the peer is a matter of time
+
+
+@every_role
+def test_an_interrupt_in_ping_leaves_the_connection_usable_or_broken(
+    role: Role, sweep: Sweep
+) -> None:
+    for at in sweep:
+        with pair(role, stream=BlockingStream) as (ws, peer):
+            sweep.interrupt(at, lambda ws=ws: ws.ping(0.0001))
+            assert is_at_rest(ws)
+            if ws.is_open:
+                ws.send("next")
+            ws.abort()
+            wire = [f.opcode for f in peer.until_end()]
+            assert wire in ([TEXT], [PING, TEXT], [PING], [])
+            assert peer.received == b""
+
+
+@every_role
+@pytest.mark.parametrize("answer", [True, False])
+def test_an_interrupt_in_close_leaves_a_connection_that_can_be_closed(
+    role: Role, answer: bool, sweep: Sweep
+) -> None:
+    for at in sweep:
+        with pair(role, BRIEF, BlockingStream) as (ws, peer):
+            if answer:
+                peer.push(peer.frame(TEXT, b"unread") + peer.frame(CLOSE, close_frame(1000)[2:]))
+                peer.raw.shutdown(socket.SHUT_WR)
+            sweep.interrupt(at, ws.close)
+            assert is_at_rest(ws)
+            assert ws.status in {Status.CLOSED, Status.OPEN}
+            ws.close()
+            assert ws.status is Status.CLOSED
+            assert ws._transport._stream.socket.fileno() == -1
+            assert len(peer.until_end()) <= 1
+            assert peer.received == b""
+
+
+@every_role
+def test_an_interrupt_in_a_message_in_fragments_never_makes_a_whole_one_of_a_half(
+    role: Role, sweep: Sweep
+) -> None:
+    for at in sweep:
+        with pair(role, BRIEF, BlockingStream) as (ws, peer):
+            sweep.interrupt(at, lambda ws=ws: ws.send_fragments(["a", "b"]))
+            assert is_at_rest(ws)
+            if ws.is_open:
+                ws.send("next")
+            ws.close()
+            frames = [f for f in peer.until_end() if f.opcode != CLOSE]
+            assert peer.received == b""
+            texts = [f.payload for f in frames]
+            if b"next" in texts:
+                assert texts in ([b"next"], [b"a", b"b", b"", b"next"])
+
+
+@every_role
+def test_an_interrupt_in_receiving_pieces_costs_what_was_being_returned(
+    role: Role, sweep: Sweep
+) -> None:
+    def receive(ws: WebSocket) -> list[str | bytes]:
+        with ws.receive_fragments() as fragments:
+            return list(fragments)
+
+    for at in sweep:
+        with pair(role, BRIEF, BlockingStream) as (ws, peer):
+            peer.push(peer.frame(TEXT, b"a", fin=False) + peer.frame(0, b"b"))
+            sweep.interrupt(at, lambda ws=ws: receive(ws))
+            assert is_at_rest(ws)
+            if ws.is_open:
+                peer.send(TEXT, b"next")
+                while ws.receive(0) != "next":
+                    pass
+            ws.close()
+
+
+# One that the system has just made, and nobody has seen yet, is closed with a warning.
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+def test_an_interrupt_while_opening_leaves_no_socket(sweep: Sweep) -> None:
+    step = 17
+    for number in range(10_000):
+        with RawServer() as server:
+
+            def use(url: str = server.url) -> None:
+                with anyws.sync.open_websocket(url, config=BRIEF):
+                    pass
+
+            sweep.interrupt(1 + number * step, use)
+            sweep.points = number
+            if server._accepted.done() and server._accepted.exception() is None:
+                peer = server.peer()
+                peer.raw.settimeout(5)
+                peer.until_end()
+        if not sweep.interrupted:
+            return
