@@ -40,6 +40,8 @@ from .ending import By, Ending
 from .reading import Half, Reading
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from wsproto.events import Event
 
     from .._config import Config
@@ -196,7 +198,7 @@ class Protocol(Reading):
         wsproto's parser is a generator that refers to itself until it meets a Close or an error.
         """
         self._drop_unread()
-        self.on_pong = None
+        self.on_pong: Callable[[bytes], None] | None = None
         self._end_parser()
         if self._deflate is not None:
             self._deflate.drop_contexts()
