@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anyws._protocol.outgoing import as_binary, as_message, as_text
+from anyws._protocol.outgoing import (
+    as_binary,
+    as_json,
+    as_message,
+    as_text,
+    check_fragment,
+    parse_json,
+)
 
 
 class Text(str):
@@ -111,3 +118,48 @@ def test_text_may_be_sent_if_and_only_if_it_can_be_encoded(text: str) -> None:
         assert as_text(text) == text
         assert as_binary(text) == encoded
         assert as_text(encoded) == text
+
+
+@pytest.mark.parametrize("fragment", ["text", b"binary"])
+def test_a_fragment_is_of_the_type_of_those_before_it(fragment: str | bytes) -> None:
+    check_fragment(fragment, None)
+    check_fragment(fragment, type(fragment))
+
+
+@pytest.mark.parametrize(
+    ("fragment", "kind", "words"),
+    [
+        ("text", bytes, "the message is binary, and this fragment is text"),
+        (b"binary", str, "the message is text, and this fragment is binary"),
+    ],
+)
+def test_a_fragment_of_the_other_type_is_refused(
+    fragment: str | bytes, kind: type[str] | type[bytes], words: str
+) -> None:
+    with pytest.raises(TypeError, match=words):
+        check_fragment(fragment, kind)
+
+
+@pytest.mark.parametrize("data", [None, 1, "é", [1, {"a": "b"}], {}])
+def test_json_goes_there_and_back(data: object) -> None:
+    text = as_json(data)
+    assert parse_json(text) == data
+    assert parse_json(text.encode()) == data
+    assert ", " not in text
+
+
+@pytest.mark.parametrize("data", [float("nan"), float("inf")])
+def test_numbers_that_json_has_not_are_not_sent(data: float) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        as_json({"number": data})
+
+
+def test_what_has_no_form_in_json_is_not_sent() -> None:
+    with pytest.raises(TypeError, match="set"):
+        as_json({1, 2})
+
+
+@pytest.mark.parametrize("message", ["", "{", b"\xff", "NaN", "[-Infinity]", "[" * 100_000])
+def test_what_is_no_json_is_refused(message: str | bytes) -> None:
+    with pytest.raises(ValueError, match=r"JSON|Expecting|decode"):
+        parse_json(message)
