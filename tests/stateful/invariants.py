@@ -93,8 +93,9 @@ def _check_complaints(world: World) -> None:
 def _track(world: World, end: End) -> None:
     now, seen = world.loop.now, end.seen
     pipe = end.stream.outgoing
-    if seen.over_at == math.inf:
-        # A write that was in the way began after there was room the last time, but for this.
+    if seen.closure is None:
+        # Also while closing waits for it. A write that was in the way began after there was room the
+        # last time, but for this.
         seen.was_stalled = _is_past(end.config.write_timeout, now - seen.room_at)
     if len(pipe.data) < pipe.capacity:
         seen.room_at = now
