@@ -67,10 +67,11 @@ class Client:
 
     **Events.** `Opened`, then `Message` and `Pong` in the order in which they happened, then
     `Closed`; or nothing but `Failed`. Exactly one of these two comes, whatever happens but the
-    cancellation of `run`, and nothing after it. After the program has called `close`, only that one comes. The listeners of one client
-    are called one at a time. A slow one holds up its own connection and no other: what it leaves
-    waiting is bounded (`Config.inbox_size`), and then the peer is held up by TCP. A listener that
-    raises is reported in the log, ``anyws.client``, with its traceback, and changes nothing else.
+    cancellation of `run`, and nothing after it. After the program has called `close`, only that one
+    comes. The listeners of one client are called one at a time. A slow one holds up its own
+    connection and no other: what it leaves waiting is bounded (`Config.inbox_size`), and then the
+    peer is held up by TCP. A listener that raises is reported in the log, ``anyws.client``, with its
+    traceback, and changes nothing else.
 
     **Threads.** Every method may be called from any thread, from within listeners too. None waits
     for the network but `poll`, and `send` where it is asked to.
