@@ -16,9 +16,11 @@ A frame is encoded only by the thread that may write, so order of encoding is or
 breaks the connection, which says so; no other frame follows half a frame. The same goes for the
 moment in which what was received is parsed. While a thread waits, nothing is lost.
 
-An interrupt comes at the end of a call, or where a call that waits is broken off, and at the
-start of a function; that is what the order of statements around the lock relies on: what is
-released is taken again, and what was entered is left.
+An interrupt comes at the end of a call, or where a call that waits is broken off, at the start of
+a function, and where a loop begins anew; that is what the order of statements around the lock
+relies on: what is released is taken again, and what was entered is left. A loop with a condition
+stands in a function of its own, not within a block that has something to undo: at its end Python
+3.13 (3.13.0 to 3.13.2 at least) lets an interrupt pass by the handlers of the block around it.
 
 **The end.** The socket is closed by whoever ends the connection or, while another thread is within
 a call of the system for it, by that thread: the number of a closed socket may be another's.
@@ -158,8 +160,7 @@ class BlockingTransport:
             if seconds is not None:
                 self._close_deadline = min(self._close_deadline, now + seconds)
             if self._is_ending:
-                while not self.closed:
-                    self._wait_for_change(math.inf)
+                self._wait_until_closed()
                 return
             self._is_ending = True
             try:
@@ -210,6 +211,10 @@ class BlockingTransport:
                 _acquire(self.lock)
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
+
+    def _wait_until_closed(self) -> None:
+        while not self.closed:
+            self._wait_for_change(math.inf)
 
     def _note_change(self) -> None:
         while self._waiters:

@@ -121,7 +121,10 @@ class Run:
             room: SimpleQueue[None] = SimpleQueue()
             self._senders.append(room)
             try:
-                while not self._add(data, compress, size):
+                # No condition of the loop: `_transports/blocking.py` says why.
+                while True:
+                    if self._add(data, compress, size):
+                        break
                     left = seconds_left(deadline)
                     if left <= 0:
                         raise TimeoutError(

@@ -84,16 +84,19 @@ class Workers:
 
     def _work(self) -> None:
         try:
-            while (delivery := self._next()) is not None:
-                delivery.take_turn()
-                self._turns += 1
-                # Or the client would live until the next one comes.
-                del delivery
+            self._take_turns()
         except BaseException:
             # A listener has raised SystemExit, say: that ends its thread, and no other.
             with self._changed:
                 self._number -= 1
             raise
+
+    def _take_turns(self) -> None:
+        while (delivery := self._next()) is not None:
+            delivery.take_turn()
+            self._turns += 1
+            # Or the client would live until the next one comes.
+            del delivery
 
     def _next(self) -> Delivery | None:
         with self._changed:

@@ -63,8 +63,10 @@ from world import (  # noqa: E402
 MANY = 3000
 # Violations of one scenario, after which no more are looked for.
 ENOUGH = 5
-# Which step the short form strikes.
-SHORT = 16
+# The short form strikes every so manieth step, and each row in so manieth a part of its ways, each
+# in the ones that are next: most of the time goes into runs that only count, one for each way.
+SHORT_STEP = 16
+SHORT_SHARE = 4
 
 
 @dataclass
@@ -127,33 +129,38 @@ def nothing_unraisable() -> Iterator[None]:
 
 
 def sweep(
-    scenario: Scenario, backend: str, kind: str, *, every: int, offset: int, stop_at_first: bool
+    scenario: Scenario,
+    backend: str,
+    kind: str,
+    ways: list[tuple[str, str]],
+    *,
+    every: int,
+    offset: int,
+    stop_at_first: bool,
 ) -> Row:
     row = Row(scenario.name, backend, kind)
     outcomes: Counter[str] = Counter()
     awaits: set[tuple[str, int]] = set()
     start = time.monotonic()
-    for how in hows_of(scenario, backend):
-        sources = (TURN,) if how in {NATIVE, RAISE} else (TURN, CALL, AWAIT)
-        for source in sources:
+    for how, source in ways:
+        if len(row.violations) >= (1 if stop_at_first else ENOUGH):
+            break
+        setting = Setting(backend, kind, how, source, scenario.role)
+        if not _run_and_note(row, outcomes, awaits, partial(run_once, scenario, setting, None)):
+            continue
+        first = -1 if source == TURN and how != RAISE else 0
+        for step in range(first, MANY):
+            if step > 0 and (step + offset) % every:
+                continue
+            run = partial(run_once, scenario, setting, step)
+            world = _run_and_note(row, outcomes, awaits, run, f"{how} at {source} {step}: ")
+            if world is not None and not world.struck:
+                break
+            row.points += 1
             if len(row.violations) >= (1 if stop_at_first else ENOUGH):
                 break
-            setting = Setting(backend, kind, how, source, scenario.role)
-            if not _run_and_note(row, outcomes, awaits, partial(run_once, scenario, setting, None)):
-                continue
-            first = -1 if source == TURN and how != RAISE else 0
-            for step in range(first, MANY):
-                if step > 0 and (step + offset) % every:
-                    continue
-                run = partial(run_once, scenario, setting, step)
-                world = _run_and_note(row, outcomes, awaits, run, f"{how} at {source} {step}: ")
-                if world is not None and not world.struck:
-                    break
-                row.points += 1
-                if len(row.violations) >= (1 if stop_at_first else ENOUGH):
-                    break
-            else:
-                row.violations.append(f"{how}: not over after {MANY} {source}s")
+        else:
+            row.violations.append(f"{how}: not over after {MANY} {source}s")
     row.seconds = time.monotonic() - start
     row.outcomes = dict(outcomes)
     row.awaits = sorted(awaits)
@@ -206,6 +213,15 @@ def hows_of(scenario: Scenario, backend: str) -> list[str]:
     return [how for how in scenario.hows if how != NATIVE or backend != "trio"]
 
 
+def ways_of(scenario: Scenario, backend: str) -> list[tuple[str, str]]:
+    """Return how to strike, and what the steps are that are counted to do it."""
+    return [
+        (how, source)
+        for how in hows_of(scenario, backend)
+        for source in ((TURN,) if how in {NATIVE, RAISE} else (TURN, CALL, AWAIT))
+    ]
+
+
 def jobs(options: argparse.Namespace) -> list[tuple[Scenario, str, str]]:
     return [
         (scenario, backend, kind)
@@ -225,10 +241,14 @@ def warm_up() -> None:
         anyio.run(anyio.sleep, 0, **backend_with(Stepper(TURN, None), backend, virtual=False))
 
 
-def work(job: tuple[int, int, int, bool]) -> Row:
-    number, every, offset, stop_at_first = job
+def work(number: int, every: int, share: int, offset: int, stop_at_first: bool) -> Row:
     scenario, backend, kind = _JOBS[number]
-    return sweep(scenario, backend, kind, every=every, offset=offset, stop_at_first=stop_at_first)
+    ways = ways_of(scenario, backend)
+    # The next row begins with the next way; each has at least one.
+    ways = ways[(number + offset) % min(share, len(ways)) :: share]
+    return sweep(
+        scenario, backend, kind, ways, every=every, offset=offset, stop_at_first=stop_at_first
+    )
 
 
 _JOBS: list[tuple[Scenario, str, str]] = []
@@ -242,7 +262,7 @@ def main() -> int:
     parser.add_argument("--every", type=int, default=1, help="only every nth step")
     parser.add_argument("--offset", type=int, default=0, help="which of them")
     parser.add_argument(
-        "--short", action="store_true", help=f"every {SHORT}th step: two minutes in all"
+        "--short", action="store_true", help="a part of each row: two minutes in all"
     )
     parser.add_argument("--jobs", type=int, default=4 * (os.cpu_count() or 1))
     parser.add_argument("--first", action="store_true", help="stop at the first violation")
@@ -250,19 +270,24 @@ def main() -> int:
     parser.add_argument("--min-points", type=int, default=0, help="fail below, for each backend")
     parser.add_argument("--all-awaits", action="store_true", help="fail where one is missing")
     options = parser.parse_args()
+    share = 1
     if options.short:
-        options.every = SHORT
+        options.every, share = SHORT_STEP, SHORT_SHARE
     logging.getLogger("anyws").setLevel(logging.CRITICAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     _JOBS[:] = jobs(options)
-    work_items = [
-        (number, options.every, options.offset, options.first) for number in range(len(_JOBS))
-    ]
+    run = partial(
+        work,
+        every=options.every,
+        share=share,
+        offset=options.offset,
+        stop_at_first=options.first,
+    )
     rows: list[Row] = []
     fork = multiprocessing.get_context("fork")
     # Not a `Pool`, which waits for ever where a worker dies.
     with ProcessPoolExecutor(options.jobs, fork, warm_up) as executor:
-        for done in as_completed([executor.submit(work, item) for item in work_items]):
+        for done in as_completed([executor.submit(run, number) for number in range(len(_JOBS))]):
             row = done.result()
             rows.append(row)
             print_row(row)

@@ -8,6 +8,7 @@ a function and the return of one in C, which is where a profile function is call
 
 from __future__ import annotations
 
+import ast
 import itertools
 import signal
 import socket
@@ -574,3 +575,67 @@ def test_an_interrupt_while_opening_leaves_no_socket(sweep: Sweep) -> None:
                 peer.until_end()
         if not sweep.interrupted:
             return
+
+
+# --- Where Python itself would lose one ---
+
+# What the main thread of a program may run.
+INTERRUPTED = ["sync/*.py", "callbacks/*.py", "_transports/blocking*.py"]
+
+
+def test_no_block_that_undoes_something_ends_with_the_condition_of_a_loop() -> None:
+    """Python 3.13.0 lets an interrupt that comes there pass by the block's handlers."""
+    package = Path(anyws.__file__).parent
+    paths = [path for pattern in INTERRUPTED for path in package.glob(pattern)]
+    assert len(paths) > 10
+    found = [
+        f"{path.relative_to(package)}:{line}"
+        for path in paths
+        for line in loops_in_guarded_blocks(ast.parse(path.read_text()), guarded=False)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("source", "lines"),
+    [
+        ("with lock:\n    while f():\n        g()", [2]),
+        ("try:\n    if a:\n        while f():\n            g()\nfinally:\n    h()", [3]),
+        ("try:\n    while f():\n        g()\nexcept BaseException:\n    h()", [2]),
+        ("try:\n    while f():\n        g()\nexcept (OSError, ValueError):\n    h()", []),
+        ("while f():\n    with lock:\n        g()", []),
+        ("with lock:\n    while True:\n        g()", []),
+        ("with lock:\n    def f():\n        while g():\n            h()", []),
+        ("try:\n    f()\nfinally:\n    while g():\n        h()", []),
+    ],
+)
+def test_the_referee_finds_such_loops(source: str, lines: list[int]) -> None:
+    assert list(loops_in_guarded_blocks(ast.parse(source), guarded=False)) == lines
+
+
+def loops_in_guarded_blocks(node: ast.AST, *, guarded: bool) -> Iterator[int]:
+    """Find loops with a condition within blocks that see an interrupt: their lines."""
+    if isinstance(node, (ast.FunctionDef, ast.Lambda)):
+        guarded = False
+    elif isinstance(node, ast.AsyncFunctionDef):
+        return  # Event loops have ways of their own to bring an interrupt.
+    elif guarded and isinstance(node, ast.While) and not isinstance(node.test, ast.Constant):
+        yield node.lineno
+    elif isinstance(node, ast.With):
+        guarded = True
+    elif isinstance(node, ast.Try):
+        sees_it = bool(node.finalbody) or any(map(catches_interrupts, node.handlers))
+        for child in node.body:
+            yield from loops_in_guarded_blocks(child, guarded=guarded or sees_it)
+        for child in (*node.handlers, *node.orelse, *node.finalbody):
+            yield from loops_in_guarded_blocks(child, guarded=guarded)
+        return
+    for child in ast.iter_child_nodes(node):
+        yield from loops_in_guarded_blocks(child, guarded=guarded)
+
+
+def catches_interrupts(handler: ast.ExceptHandler) -> bool:
+    names = {
+        node.id for node in ast.walk(handler.type or ast.Name("all")) if isinstance(node, ast.Name)
+    }
+    return bool(names & {"all", "BaseException", "KeyboardInterrupt"})
