@@ -10,6 +10,7 @@ import anyio.lowlevel
 import pytest
 import trio
 from hypothesis import HealthCheck, settings
+from interrupts import Sweep
 
 import anyws
 
@@ -72,3 +73,10 @@ def _descendants(task: Any) -> Iterator[Any]:
     for nursery in task.child_nurseries:
         for child in nursery.child_tasks:
             yield from _descendants(child)
+
+
+@pytest.fixture
+def sweep() -> Iterator[Sweep]:
+    sweep = Sweep()
+    yield sweep
+    assert sweep.points > 10, "there was nothing to interrupt"

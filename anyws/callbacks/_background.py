@@ -48,16 +48,16 @@ def start(run: Run, delivery: Delivery | None) -> None:
         background = _current
         if background is None:
             _current = background = Background()
-        background.take(run, delivery)
-        if background.thread.ident is None:
-            try:
+        try:
+            background.take(run, delivery)
+            if background.thread.ident is None:
                 background.thread.start()
-            except BaseException:
-                # An interrupt may have come behind the start, too.
-                if background.thread.ident is None:
-                    _current = None
-                    run.give_back()
-                raise
+        except BaseException:
+            # It cannot be started; or an interrupt came, behind the start perhaps.
+            background.drop(run)
+            if background.thread.ident is None:
+                _current = None
+            raise
 
 
 class Background:
@@ -78,11 +78,23 @@ class Background:
     def take(self, run: Run, delivery: Delivery | None) -> None:
         """Let a run live here; `_lock` is held."""
         self._runs.add(run)
-        run.post = self.post
         if delivery is not None:
             delivery.line_up = self._workers.put
+        run.post = self.post
+        # No interrupt comes between the two.
         self._new.append(run)
         self.post(self._look)
+
+    def drop(self, run: Run) -> None:
+        """Let a run not live here after all, unless it has begun; `_lock` is held."""
+        try:
+            self._new.remove(run)
+        except ValueError:
+            if run.is_taken:
+                return
+        run.give_back()
+        self._runs.discard(run)
+        self.post(self._end_if_done)
 
     def post(self, call: Callable[[], object]) -> None:
         """Have something called on the loop's thread, in order; nowhere if that has ended."""

@@ -315,16 +315,19 @@ class Client:
         if not self._polled:
             raise RuntimeError("poll() is for clients made with polled=True")
         me = threading.get_ident()
-        with self._lock:
-            if self._poller not in {None, me}:
-                raise BusyResourceError("polling")
-            if self._poller == me and self._inbox.is_calling:
-                return 0
-            self._poller = me
+        is_polling = False
         try:
+            with self._lock:
+                if self._poller not in {None, me}:
+                    raise BusyResourceError("polling")
+                if self._poller == me and self._inbox.is_calling:
+                    return 0
+                is_polling = True
+                self._poller = me
             return self._poll(timeout)
         finally:
-            self._poller = None
+            if is_polling:
+                self._poller = None
 
     def _poll(self, timeout: float | None) -> int:
         inbox = self._inbox

@@ -89,7 +89,10 @@ class Inbox:
             self.notify()
 
     def wants_room(self, call: Callable[[], None]) -> bool:
-        """Tell whether it is full; if so, `call` is called, in any thread, when half is taken."""
+        """Tell whether it is full; if so, `call` is called, in any thread, when half is taken.
+
+        Another object each time: that is what tells one wish from the next.
+        """
         if not self._is_over(1):
             return False
         self._room_wanted = call
@@ -176,8 +179,10 @@ class Inbox:
 
     def _offer_room(self) -> None:
         if (call := self._room_wanted) is not None and not self._is_over(2):
-            self._room_wanted = None
+            # An interrupt may come before it does anything: then the next delivery calls again.
             call()
+            if self._room_wanted is call:  # or there is a new wish already
+                self._room_wanted = None
 
 
 def _nothing() -> None:

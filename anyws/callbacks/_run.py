@@ -6,8 +6,10 @@ that pings and one that closes. None waits for another, so a peer that takes not
 
 **Threads.** The program's call `send`, `ping` and `close`. They leave what they want (in the outbox,
 as a number, as a `Close`) and poke: at most one call of `_wake` is on its way to the loop at any
-time, so a burst of messages costs one wake-up. The lock keeps the count of what waits; it is never
-held while anything else is called, and what a garbage collection may call, `close`, does without.
+time, so a burst of messages costs one wake-up. Ctrl-C may come between the two, and at the start of
+`poke`; so who pokes does it once more where anything is raised. The lock keeps the count of what
+waits; it is never held while anything else is called, and what a garbage collection may call,
+`close`, does without.
 
 **Who refers to whom.** The event loop holds the run, and a run knows its client by the inbox, weakly:
 so a client that the program has dropped is gone, and closes the run behind it.
@@ -116,29 +118,40 @@ class Run:
         size = size_of(data)
         if self._thread == threading.get_ident():
             timeout = 0  # the loop cannot wait for itself
+        try:
+            if not self._add(data, compress, size):
+                self._add_when_there_is_room(data, compress, size, timeout)
+            self.poke()
+        except BaseException:
+            # An interrupt may have come between the two.
+            self.poke()
+            raise
+
+    def _add_when_there_is_room(
+        self, data: str | bytes, compress: bool | None, size: int, timeout: float | None
+    ) -> None:
         deadline = None if timeout is None else time.monotonic() + timeout
-        if not self._add(data, compress, size):
-            room: SimpleQueue[None] = SimpleQueue()
+        room: SimpleQueue[None] = SimpleQueue()
+        try:
             self._senders.append(room)
-            try:
-                # No condition of the loop: `_transports/blocking.py` says why.
-                while True:
-                    if self._add(data, compress, size):
-                        break
-                    left = seconds_left(deadline)
-                    if left <= 0:
-                        raise TimeoutError(
-                            f"{len(self._outbox)} messages wait to be sent already, "
-                            f"{self._pending_bytes} bytes, and the peer did not take enough of them"
-                            + (f" within {timeout:g} s" if timeout else "")
-                        )
-                    try:
-                        room.get(timeout=left)
-                    except Empty:
-                        pass
-            finally:
+            # No condition of the loop: `_transports/blocking.py` says why.
+            while True:
+                if self._add(data, compress, size):
+                    return
+                left = seconds_left(deadline)
+                if left <= 0:
+                    raise TimeoutError(
+                        f"{len(self._outbox)} messages wait to be sent already, "
+                        f"{self._pending_bytes} bytes, and the peer did not take enough of them"
+                        + (f" within {timeout:g} s" if timeout else "")
+                    )
+                try:
+                    room.get(timeout=left)
+                except Empty:
+                    pass
+        finally:
+            if room in self._senders:
                 self._senders.remove(room)
-        self.poke()
 
     def _add(self, data: str | bytes, compress: bool | None, size: int) -> bool:
         with self._lock:
@@ -149,22 +162,32 @@ class Run:
                 or len(self._outbox) >= MAX_OUTBOX_MESSAGES
             ):
                 return False
-            self._outbox.append((data, compress, size))
+            # No interrupt comes between the two; behind a call one may.
             self._pending_bytes += size
+            self._outbox.append((data, compress, size))
             return True
 
     def ping(self) -> None:
-        with self._lock:
-            if self.status is not Status.OPEN:
-                raise self.exception()
-            self._pings += 1
-        self.poke()
+        try:
+            with self._lock:
+                if self.status is not Status.OPEN:
+                    raise self.exception()
+                self._pings += 1
+            self.poke()
+        except BaseException:
+            self.poke()
+            raise
 
     def close(self, close: Close) -> None:
         if self.closing is None and not self.ended:
-            self.closing = close
-            self._wake_senders()
-            self.poke()
+            try:
+                self.closing = close
+                self._wake_senders()
+                self.poke()
+            except BaseException:
+                self._wake_senders()
+                self.poke()
+                raise
 
     def exception(self) -> ConnectionClosed:
         """Return what tells why nothing can be sent."""

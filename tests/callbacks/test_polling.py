@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -25,6 +26,7 @@ from callbacks.clients import (
 
 from anyws import Config, ConnectionBroken, Status
 from anyws.callbacks import Client, Closed, Event, Failed, Message, Opened
+from anyws.callbacks._run import Run
 
 if TYPE_CHECKING:
     import anyws.sync
@@ -278,6 +280,41 @@ def test_an_interrupt_within_a_listener_leaves_the_event_to_the_next_listener():
         poll_to_the_end(client)
 
 
+@pytest.mark.parametrize("after", [False, True])
+def test_an_interrupt_where_there_is_room_again_does_not_hold_the_peer_up_for_ever(
+    monkeypatch: pytest.MonkeyPatch, after: bool
+) -> None:
+    number = 50
+    interrupts: list[int] = []
+    poke = Run.poke
+
+    def interrupted(run: Run) -> None:
+        is_first = threading.current_thread() is threading.main_thread() and not interrupts
+        if after or not is_first:
+            poke(run)
+        if is_first:
+            interrupts.append(1)
+            raise KeyboardInterrupt
+
+    def send(ws: anyws.sync.WebSocket) -> None:
+        for index in range(number):
+            ws.send(str(index))
+        ws.close()
+
+    heard = Heard()
+    with served(send) as url:
+        client = Client(url, heard, config=replace(QUICK, inbox_size=4), polled=True)
+        client.open()
+        monkeypatch.setattr(Run, "poke", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            while client.poll(GUARD):
+                pass
+        assert len(heard.messages) < number
+        while client.poll(GUARD) and not heard.ends:
+            pass
+    assert heard.messages == [str(index) for index in range(number)]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such timers")
 def test_interrupts_at_any_moment_lose_no_event_and_deliver_none_twice():
     """Hundreds of them, wherever they come; the listeners are no Python, so none is interrupted."""
@@ -293,9 +330,12 @@ def test_interrupts_at_any_moment_lose_no_event_and_deliver_none_twice():
     interrupts = 0
     pause = random.Random(1)
 
+    def is_over() -> bool:
+        return bool(second) and isinstance(second[-1], Closed)
+
     # A function of its own: `interrupted_in` says why.
     def poll() -> None:
-        while client.poll(GUARD):
+        while client.poll(GUARD) and not is_over():
             pass
 
     with served(send) as url:
@@ -303,7 +343,7 @@ def test_interrupts_at_any_moment_lose_no_event_and_deliver_none_twice():
         client.add_listener(Event, second.append)
         client.open()
         with unmeasured():
-            while not (second and isinstance(second[-1], Closed)):
+            while not is_over():
                 try:
                     with interrupted_in(pause.uniform(0.00005, 0.002)):
                         poll()

@@ -32,6 +32,8 @@ from anyws._transports.blocking_stream import BlockingStream
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from interrupts import Sweep
+
     from anyws.sync import WebSocket
 
 pytestmark = pytest.mark.timeout(60)
@@ -39,7 +41,6 @@ pytestmark = pytest.mark.timeout(60)
 every_role = pytest.mark.parametrize("role", list(Role))
 
 BRIEF = Config(close_timeout=0.01, cancel_grace=0.01)
-TESTS = str(Path(__file__).parent.parent)
 
 
 def is_at_rest(ws: WebSocket) -> bool:
@@ -341,67 +342,6 @@ def test_an_interrupt_of_any_call_of_the_system_leaves_whole_frames_or_the_end(
 
 
 # --- The sweep ---
-
-
-class Sweep:
-    """Interrupts a call at one point after the other, a call for each."""
-
-    def __init__(self) -> None:
-        self.points = 0
-        self.broken = 0
-
-    def __iter__(self) -> Iterator[int]:
-        for at in range(1, 3000):
-            yield at
-            if not self.interrupted:
-                return
-            self.points = at
-        raise AssertionError("the call has no end")
-
-    def interrupt(self, at: int, call: Callable[[], object]) -> object:
-        """Call it, and interrupt it there; return what it does, if it gets so far."""
-        left = at
-        self.interrupted = False
-
-        def profile(frame: Any, event: str, arg: object) -> None:
-            nonlocal left
-            code = frame.f_code
-            if event not in {"call", "c_return"} or code.co_filename.startswith(TESTS):
-                return
-            # What is raised there is lost; and no statement can see to a block that is left where
-            # its `__exit__` has not begun.
-            if code.co_name in {"__del__", "__exit__"} and event == "call":
-                return
-            left -= 1
-            if not left and is_within_del(frame):
-                left = 1
-            if not left:
-                sys.setprofile(None)
-                self.interrupted = True
-                raise KeyboardInterrupt
-
-        sys.setprofile(profile)
-        try:
-            return call()
-        except (KeyboardInterrupt, TimeoutError):
-            return None
-        finally:
-            sys.setprofile(None)
-
-
-def is_within_del(frame: Any) -> bool:
-    while frame is not None:
-        if frame.f_code.co_name == "__del__":
-            return True
-        frame = frame.f_back
-    return False
-
-
-@pytest.fixture
-def sweep() -> Iterator[Sweep]:
-    sweep = Sweep()
-    yield sweep
-    assert sweep.points > 10, "there was nothing to interrupt"
 
 
 @every_role
