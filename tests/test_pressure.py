@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import socket
+import threading
 
 import anyio
+import anyio.lowlevel
 import pytest
+from anyio.abc import SocketAttribute
 from connections import QUICK, against_raw, connected, every_kind
 from streams import BINARY, PING, PONG, TEXT, frame, request_bytes
 
@@ -162,3 +165,49 @@ async def test_a_peer_that_sends_without_pause_does_not_starve_the_others(agains
                 assert await ws.receive() == ""
             done = True
         assert longest < 1
+
+
+@pytest.mark.parametrize("receiving", [False, True])
+async def test_what_has_come_while_the_program_was_busy_is_read_in_turns_with_other_tasks(
+    receiving: bool,
+) -> None:
+    """The system had room for all of it: no read has to wait, and the others run all the same."""
+    number = 8000
+    is_here = threading.Event()
+    steps: list[int] = []
+
+    async def handler(ws: WebSocket) -> None:
+        assert is_here.wait(10)
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(watch, ws, tg.cancel_scope)
+            if receiving:
+                await ws.receive()
+            await anyio.sleep_forever()
+
+    async def watch(ws: WebSocket, scope: anyio.CancelScope) -> None:
+        seen = 0
+        while seen < number:
+            await anyio.lowlevel.checkpoint()
+            now = ws._protocol.engine_frames
+            steps.append(now - seen)
+            seen = now
+        scope.cancel()
+
+    def flood(port: int) -> None:
+        with socket.create_connection(("127.0.0.1", port), 10) as raw:
+            raw.sendall(request_bytes())
+            while b"\r\n\r\n" not in raw.recv(65536):
+                pass
+            raw.sendall(frame(PING, bytes(125), mask=True) * number)
+            is_here.set()
+            while raw.recv(65536):
+                pass
+
+    listener = (await anyio.create_tcp_listener(local_host="127.0.0.1")).listeners[0]
+    listening = listener.extra(SocketAttribute.raw_socket)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * MIB)
+    async with anyws.open_server(handler, listeners=[listener], config=QUICK) as server:
+        with anyio.fail_after(20):
+            await anyio.to_thread.run_sync(flood, server.port)
+    assert sum(steps) == number
+    assert max(steps) <= 2500

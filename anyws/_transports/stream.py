@@ -317,6 +317,8 @@ class StreamTransport(Transport):
         self._attendant_reading = False
         if self._progress is None:
             self.parse()
+            # That was a turn's worth of frames, and on a socket reading it did not have to wait.
+            await checkpoint()
         else:
             # What follows the message that somebody waits for is theirs to parse.
             self._react()

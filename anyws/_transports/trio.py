@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 __all__ = ["DirectSocket"]
 
+# Reads in a row that do not wait, and so do not let other tasks run.
+_MAX_READS_PER_TURN = 8
+
 
 class DirectSocket:
     """Closing is left to the stream, and wakes whoever waits here."""
@@ -24,13 +27,19 @@ class DirectSocket:
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._may_have_more = True  # there was no room for all of it, or nobody has looked yet
+        self._reads_in_turn = 0
 
     async def receive(self, max_bytes: int) -> bytes:
         """Like that of an AnyIO stream; errors of the socket are raised as they are."""
-        if self._may_have_more:
+        if not self._may_have_more:
+            await self._wait_readable()
+        elif self._reads_in_turn < _MAX_READS_PER_TURN:
+            self._reads_in_turn += 1
             await trio.lowlevel.checkpoint_if_cancelled()
         else:
-            await self._wait_readable()
+            # A peer that is faster than we are must not keep other tasks from running.
+            self._reads_in_turn = 0
+            await trio.lowlevel.checkpoint()
         while True:
             try:
                 data = self._socket.recv(max_bytes)
@@ -44,6 +53,7 @@ class DirectSocket:
         return data
 
     async def _wait_readable(self) -> None:
+        self._reads_in_turn = 0
         self._check_open()
         try:
             await trio.lowlevel.wait_readable(self._socket)

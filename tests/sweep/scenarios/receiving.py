@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from anyio.abc import SocketAttribute
 from streams import BINARY, CONT, PING, TEXT
 from world import (
     MEMORY,
+    NATIVE,
     QUICK,
     SOCKET_LIKE,
     TCP,
@@ -231,3 +234,26 @@ async def receive_a_flood(world: World) -> None:
         check(got == [str(n) for n in range(count)], "lost, doubled or out of order")
         most = max(turns.values())
         check(most <= MAX_RECEIVES_PER_TURN, f"{most} were received, and nobody else could run")
+
+
+@scenario("client", "server", kinds=(NATIVE,), backends=("trio",))
+async def receive_what_the_system_has_much_of(world: World) -> None:
+    """So much that reading, which never has to wait, has to let others run."""
+    message = b"x" * 900_000
+    async with world.opened() as (ws, peer):
+        ours = ws.extra(SocketAttribute.raw_socket)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * 1024 * 1024)
+        got: list[str | bytes] = []
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(peer.send, BINARY, message)
+            await anyio.sleep(0.02)
+
+            async def operation() -> None:
+                got.append(await ws.receive())
+
+            await world.attack(operation, within=0.01)
+            with anyio.fail_after(5):
+                if not got:
+                    await operation()
+        check(got == [message], "lost, doubled or torn")
+        await world.check_usable(ws, peer)
