@@ -314,7 +314,6 @@ class StreamTransport(Transport):
         with CancelScope(deadline=deadline) as self._wait_scope:
             await self._read()
         self._wait_scope = None
-        self._attendant_reading = False
         if self._progress is None:
             self.parse()
             # That was a turn's worth of frames, and on a socket reading it did not have to wait.
@@ -322,6 +321,7 @@ class StreamTransport(Transport):
         else:
             # What follows the message that somebody waits for is theirs to parse.
             self._react()
+        self._attendant_reading = False
 
     async def _look_again(self) -> None:
         """Read once more before the peer is given up.
