@@ -316,8 +316,9 @@ class StreamTransport(Transport):
         self._wait_scope = None
         if self._progress is None:
             self.parse()
-            # That was a turn's worth of frames, and on a socket reading it did not have to wait.
-            await checkpoint()
+            if self._direct is not None:
+                # A turn's worth of frames; and there, reading more of them need not wait.
+                await checkpoint()
         else:
             # What follows the message that somebody waits for is theirs to parse.
             self._react()

@@ -54,9 +54,13 @@ def start(run: Run, delivery: Delivery | None) -> None:
                 background.thread.start()
         except BaseException:
             # It cannot be started; or an interrupt came, behind the start perhaps.
-            background.drop(run)
             if background.thread.ident is None:
                 _current = None
+                background.drop(run)
+            elif not run.is_taken:
+                background.drop(run)
+            else:
+                background.look_again()
             raise
 
 
@@ -83,6 +87,10 @@ class Background:
         run.post = self.post
         # No interrupt comes between the two.
         self._new.append(run)
+        self.look_again()
+
+    def look_again(self) -> None:
+        """See to it that what was taken is begun."""
         self.post(self._look)
 
     def drop(self, run: Run) -> None:
