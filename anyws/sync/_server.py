@@ -52,6 +52,8 @@ _logger = logging.getLogger("anyws.server")
 
 # Seconds until accepting is tried again where the system has run out of something.
 _ACCEPT_PAUSE = 0.1
+# Seconds that a thread may take to start.
+_START_PATIENCE = 1.0
 
 
 def serve(
@@ -142,6 +144,16 @@ def open_server(
     return _Serving(server, lambda: list(sockets or ()) if place is None else _listen(place))
 
 
+def _wait_for(thread: threading.Thread) -> None:
+    """Wait for a thread's end, if it was started, or is about to be."""
+    deadline = time.monotonic() + _START_PATIENCE
+    while thread in threading.enumerate() and time.monotonic() < deadline:
+        try:
+            thread.join()
+        except RuntimeError:
+            time.sleep(0.001)  # not yet; or never, where an interrupt came in the middle
+
+
 def _listen(place: Place) -> list[socket.socket]:
     return place.listen(one for host in place.hosts for one in place.addresses_of(host))
 
@@ -184,20 +196,31 @@ class Server(Listening):
             self._addresses = [sock.getsockname() for sock in sockets]
             for sock in sockets:
                 sock.setblocking(False)
-            acceptor = threading.Thread(
-                target=self._accept, args=(sockets, alarmed), name="anyws acceptor"
+            # No process waits for it at its end.
+            self._acceptor = threading.Thread(
+                target=self._accept, args=(sockets, alarmed), name="anyws acceptor", daemon=True
             )
-            acceptor.start()
+            self._acceptor.start()
         except BaseException:
-            for sock in ours:
-                sock.close()
+            self._undo_start(ours)
             raise
-        self._acceptor = acceptor
+
+    def _undo_start(self, ours: list[socket.socket]) -> None:
+        """Leave nothing of a start that failed, or that an interrupt hit, behind its end perhaps."""
+        acceptor, self._acceptor = self._acceptor, None
+        if acceptor is not None:
+            self._alarm.close()
+            _wait_for(acceptor)
+        for sock in ours:
+            sock.close()
 
     def _accept(self, sockets: list[socket.socket], alarmed: socket.socket) -> None:
         with selectors.DefaultSelector() as selector:
-            for sock in (*sockets, alarmed):
-                selector.register(sock, selectors.EVENT_READ)
+            try:
+                for sock in (*sockets, alarmed):
+                    selector.register(sock, selectors.EVENT_READ)
+            except ValueError:
+                return  # they were closed before this had begun
             while True:
                 ready: list[Any] = [key.fileobj for key, _ in selector.select()]
                 if alarmed in ready:
@@ -295,10 +318,15 @@ class Server(Listening):
             self._drain(self._config.drain_timeout)
 
     def _stop_listening(self) -> None:
-        with contextlib.suppress(OSError):
-            self._alarm.send(b"\0")
+        self._wake_acceptor()
         if self._acceptor is not None and self._acceptor is not threading.current_thread():
             self._acceptor.join()
+
+    def _wake_acceptor(self) -> None:
+        """Have the thread that accepts close its sockets and end."""
+        if self._acceptor is not None:
+            with contextlib.suppress(OSError):
+                self._alarm.send(b"\0")
 
     def _drain(self, timeout: float | None) -> None:
         with self._lock:
@@ -364,7 +392,12 @@ class _Serving:
         if self._entered:
             raise RuntimeError("this context manager was entered before: make another")
         self._entered = True
-        self._server._start(self._listen())
+        try:
+            self._server._start(self._listen())
+        except BaseException:
+            # An interrupt may have come behind it.
+            self._server._stop_listening()
+            raise
         return self._server
 
     def __exit__(
@@ -374,7 +407,12 @@ class _Serving:
         traceback: TracebackType | None,
     ) -> None:
         server = self._server
-        server._stop_listening()
+        try:
+            server._stop_listening()
+        except BaseException:
+            # An interrupt: nobody waits, but nothing is accepted any more.
+            server._wake_acceptor()
+            raise
         if exc is not None:
             server._drain(server._config.cancel_grace)
         elif server._is_closing:

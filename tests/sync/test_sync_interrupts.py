@@ -28,6 +28,7 @@ import anyws
 import anyws.sync
 from anyws import Config, Role, Status
 from anyws._transports.blocking_stream import BlockingStream
+from anyws.sync import Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -515,6 +516,66 @@ def test_an_interrupt_while_opening_leaves_no_socket(sweep: Sweep) -> None:
                 peer.until_end()
         if not sweep.interrupted:
             return
+
+
+@pytest.mark.parametrize("comes", ["before", "within", "behind", "far behind"])
+def test_an_interrupt_while_a_server_starts_leaves_no_thread_and_no_socket(
+    monkeypatch: pytest.MonkeyPatch, comes: str
+) -> None:
+    """The thread that accepts would keep the process from ending."""
+    start, begin = threading.Thread.start, Server._start
+    acceptors: list[threading.Thread] = []
+
+    def interrupted(thread: threading.Thread) -> None:
+        if thread.name != "anyws acceptor" or comes == "far behind":
+            return start(thread)
+        acceptors.append(thread)
+        if comes == "behind":
+            start(thread)
+        elif comes == "within":
+            # It has not begun when the interrupt comes.
+            threading.Timer(0.1, start, [thread]).start()
+        raise KeyboardInterrupt
+
+    def interrupted_behind(server: Server, sockets: list[socket.socket]) -> None:
+        begin(server, sockets)
+        if comes == "far behind":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    monkeypatch.setattr(Server, "_start", interrupted_behind)
+    with pytest.raises(KeyboardInterrupt):
+        with anyws.sync.open_server(lambda ws: None, host="127.0.0.1", port=0):
+            raise AssertionError("it has not started")
+    monkeypatch.undo()
+    if comes == "within":
+        while not acceptors[0].ident:
+            pass
+        acceptors[0].join(5)
+        assert not acceptors[0].is_alive()
+
+
+@pytest.mark.parametrize("comes", ["before", "behind"])
+def test_an_interrupt_while_a_server_ends_is_the_end_of_accepting_too(
+    monkeypatch: pytest.MonkeyPatch, comes: str
+) -> None:
+    end = Server._stop_listening
+    interrupts = []
+
+    def interrupted(server: Server) -> None:
+        if comes == "behind":
+            end(server)
+        if not interrupts:
+            interrupts.append(1)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        with anyws.sync.open_server(lambda ws: None, host="127.0.0.1", port=0) as server:
+            acceptor = server._acceptor
+            monkeypatch.setattr(Server, "_stop_listening", interrupted)
+    assert acceptor is not None
+    acceptor.join(5)
+    assert not acceptor.is_alive()
 
 
 # --- Where Python itself would lose one ---
