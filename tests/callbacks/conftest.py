@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import gc
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import pytest
+from leftovers import threads_beside
 
 pytest.register_assert_rewrite("callbacks.clients")
 
@@ -31,7 +31,4 @@ def no_thread_is_left() -> Iterator[None]:
     yield
     # A failed test holds its clients; another one drops them here at the latest.
     gc.collect()
-    deadline = time.monotonic() + GUARD
-    while (threads := threads_of_ours()) and time.monotonic() < deadline:
-        threads[0].join(GUARD)
-    assert threads == []
+    assert not threads_beside([], threads_of_ours, within=GUARD)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import gc
-import threading
 from typing import TYPE_CHECKING
 
 import pytest
+from leftovers import sockets, threads, threads_beside
 
 pytest.register_assert_rewrite("faces.drivers", "callbacks.clients", "bars.peers", "bars.raw")
 
 from faces.drivers import FACES, SERVERS, Face, ServerFace  # noqa: E402 - after that is known
-from sync.conftest import _sockets  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,18 +19,11 @@ if TYPE_CHECKING:
 @pytest.fixture(autouse=True)
 def nothing_is_left() -> Iterator[None]:
     """After each test: no thread and no socket that was not there before."""
-    threads, sockets = _threads(), _sockets()
+    threads_before, sockets_before = threads(), sockets()
     yield
     gc.collect()
-    for thread in _threads() - threads:
-        thread.join(1)
-    assert not _threads() - threads
-    assert _sockets() <= sockets
-
-
-def _threads() -> set[threading.Thread]:
-    # Trio keeps threads for its next program.
-    return {one for one in threading.enumerate() if not one.name.startswith("Trio thread")}
+    assert not threads_beside(threads_before)
+    assert sockets() <= sockets_before
 
 
 @pytest.fixture(params=[pytest.param(face, id=face.name) for face in FACES])

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import gc
-import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from leftovers import sockets, threads, threads_beside
 
 pytest.register_assert_rewrite("sync.peers", "bars.peers", "bars.raw")
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from concurrent.futures import Future
-
-_DESCRIPTORS = Path("/proc/self/fd")
 
 
 @pytest.fixture(autouse=True)
@@ -25,29 +22,11 @@ def nothing_is_left() -> Iterator[None]:
 
     A socket that was dropped without being closed warns, and a warning is an error.
     """
-    threads, sockets = set(threading.enumerate()), _sockets()
+    threads_before, sockets_before = threads(), sockets()
     yield
     gc.collect()
-    # A thread that has nothing left to do but to end may take a moment for it.
-    for thread in set(threading.enumerate()) - threads:
-        thread.join(1)
-    left = set(threading.enumerate()) - threads
-    assert not left, f"still running after the test: {left}"
-    assert _sockets() <= sockets
-
-
-def _sockets() -> set[str]:
-    if not _DESCRIPTORS.exists():
-        return set()
-    found = set()
-    for descriptor in _DESCRIPTORS.iterdir():
-        try:
-            target = str(descriptor.readlink())
-        except FileNotFoundError:
-            continue  # that of the listing itself
-        if target.startswith("socket:"):
-            found.add(target)
-    return found
+    assert not threads_beside(threads_before)
+    assert sockets() <= sockets_before
 
 
 @pytest.fixture
