@@ -47,6 +47,7 @@ class Keepalive:
         self._timeout = config.ping_timeout
         self._heard_at = now
         self._asked_at: float | None = None  # when the unanswered sign of life was asked for
+        self._looked_at = now  # when `check` last had something to do
         self._question: Ping | None = None  # the latest ping of our own
         # In the order in which they were sent. One that nobody waits for stays as None behind one
         # that somebody waits for: its pong answers both.
@@ -61,14 +62,17 @@ class Keepalive:
 
     @property
     def deadline(self) -> float:
-        """When `check` has something to do next, on the clock of `heard`."""
+        """When `check` has something to do next, on the clock of `heard`.
+
+        An answer may bring it nearer, by which no timer is disturbed: so while one is awaited,
+        `check` looks after each interval.
+        """
         if self._interval is None or not self._protocol.sendable:
             return math.inf
         if self._asked_at is None:
             return self._heard_at + self._interval
-        if self._timeout is None:
-            return self._asked_at + self._interval
-        return self._asked_at + self._timeout
+        look_at = self._looked_at + self._interval
+        return look_at if self._timeout is None else min(look_at, self._asked_at + self._timeout)
 
     def check(self, now: float) -> None:
         """Do what is due: ask for a sign of life, or suspect the peer when none came.
@@ -77,12 +81,13 @@ class Keepalive:
         """
         if now < self.deadline:
             return
+        self._looked_at = now
         if self._asked_at is None or self._timeout is None:
             if self._question is not None:
                 self.forget(self._question)
             self._asked_at = now
             self._question = self.ping(now)
-        else:
+        elif now >= self._asked_at + self._timeout:
             self.suspects = True
 
     def judge(self, now: float) -> None:

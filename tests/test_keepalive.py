@@ -310,6 +310,47 @@ def test_without_an_interval_nobody_is_ever_asked(backend: str, role) -> None:
 
 @both_backends
 @both_roles
+@pytest.mark.parametrize("receives", [False, True])
+def test_a_peer_is_asked_after_each_interval_of_silence_however_long_it_may_take(
+    backend: str, role, receives: bool
+) -> None:
+    """V39: proxies cut what is silent for longer."""
+
+    async def main() -> None:
+        config = Config(ping_interval=20, ping_timeout=300)
+        async with role(config, guard=None) as (ws, peer), anyio.create_task_group() as tg:
+            if receives:
+                tg.start_soon(ws.receive)
+            for number in range(1, 11):
+                await anyio.sleep(20.5)
+                assert len(pings(peer)) == number
+                peer.send(PONG, pings(peer)[-1])
+            tg.cancel_scope.cancel()
+
+    run_in_virtual_time(backend, main)
+
+
+@both_backends
+@both_roles
+def test_a_peer_that_takes_long_to_answer_is_asked_once(backend: str, role) -> None:
+    async def main() -> None:
+        config = Config(ping_interval=20, ping_timeout=90)
+        async with role(config, guard=None) as (ws, peer):
+            await anyio.sleep(105)
+            assert len(pings(peer)) == 1
+            peer.send(PONG, pings(peer)[0])
+            await anyio.sleep(20.5)
+            assert len(pings(peer)) == 2
+            start = anyio.current_time()
+            with pytest.raises(anyws.ConnectionBroken, match="sign of life"):
+                await ws.receive()
+            assert anyio.current_time() - start == pytest.approx(89.5, abs=0.2)
+
+    run_in_virtual_time(backend, main)
+
+
+@both_backends
+@both_roles
 def test_without_a_timeout_the_peer_is_asked_and_never_given_up(backend: str, role) -> None:
     async def main() -> None:
         async with role(Config(ping_interval=20, ping_timeout=None), guard=None) as (ws, peer):
@@ -365,6 +406,22 @@ async def test_keepalive_keeps_an_idle_connection_alive(kind: str) -> None:
                 await anyio.sleep(0.01)
         assert client.is_open
         assert server.is_open
+
+
+@every_kind
+@pytest.mark.parametrize("receives", [False, True])
+async def test_an_idle_connection_is_pinged_again_and_again(kind: str, receives: bool) -> None:
+    config = Config(ping_interval=0.05, ping_timeout=100)
+    quiet = Config(ping_interval=None)
+    async with connected(kind, config=config, server_config=quiet) as (client, server):
+        async with anyio.create_task_group() as tg:
+            if receives:
+                tg.start_soon(client.receive)
+            with anyio.fail_after(10):
+                # Each a ping: nothing else is sent.
+                while server._protocol.engine_frames < 5:
+                    await anyio.sleep(0.01)
+            tg.cancel_scope.cancel()
 
 
 @both_backends

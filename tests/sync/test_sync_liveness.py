@@ -184,6 +184,21 @@ def test_a_silent_peer_is_found_out_in_whatever_call_waits(role: Role, call: str
             ws.send("x")
 
 
+def test_a_peer_is_asked_after_each_interval_of_silence(run) -> None:
+    with pair(config=Config(ping_interval=0.05, ping_timeout=100)) as (ws, peer):
+
+        def answering() -> None:
+            for _ in range(5):
+                received = peer.next_frame()
+                assert received.opcode == PING
+                peer.send(PONG, received.payload)
+            peer.send(TEXT, b"enough")
+
+        answers = run(answering)
+        assert ws.receive(20) == "enough"
+        answers.result(5)
+
+
 @pytest.mark.parametrize("answer", [PONG, TEXT])
 def test_a_peer_that_gives_any_sign_of_life_is_kept(answer: int, run) -> None:
     with pair(config=Config(ping_interval=0.1, ping_timeout=0.3, inbox_size=None)) as (ws, peer):
