@@ -99,9 +99,10 @@ class BlockingStream:
         try:
             while not self._is_tls_up():
                 self.send_all(self._outgoing.read(), deadline)
-                if not self.fetch(deadline):
+                if self.fetch(deadline):
+                    self._decrypt_later()
+                elif time.monotonic() >= deadline:
                     raise TimeoutError("the TLS handshake was not over in time")
-                self._decrypt_later()
         except ssl.SSLError:
             # It has something to say about that.
             with contextlib.suppress(OSError):

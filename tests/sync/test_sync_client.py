@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import threading
@@ -329,6 +330,35 @@ def test_a_certificate_for_somebody_else_is_refused() -> None:
         with connect(server) as ws:  # the server goes on
             ws.send("x")
             assert ws.receive(5) == "x"
+
+
+@every_network
+def test_a_network_that_takes_its_time_has_all_of_the_time_that_there_is(kind: str) -> None:
+    """More than a second, after which a wait looks around, at the start of each direction."""
+    with served(echo, kind) as server, raw.listen() as listening:
+
+        def carry(source: socket.socket, target: socket.socket) -> None:
+            time.sleep(1.2)
+            with contextlib.suppress(OSError):
+                while data := source.recv(65536):
+                    target.sendall(data)
+                target.shutdown(socket.SHUT_WR)
+
+        def relay() -> None:
+            with raw.accept(listening) as one, raw.connect(server.port) as other:
+                back = threading.Thread(target=carry, args=(other, one))
+                back.start()
+                carry(one, other)
+                back.join()
+
+        thread = threading.Thread(target=relay)
+        thread.start()
+        url = server.url.replace(str(server.port), str(listening.getsockname()[1]))
+        options = {"ssl_context": client_tls()} if kind == "tls" else {}
+        with anyws.sync.open_websocket(url, **options) as ws:
+            ws.send("slow")
+            assert ws.receive(10) == "slow"
+        thread.join()
 
 
 def test_a_server_without_tls_is_no_server_with_tls() -> None:
