@@ -240,8 +240,9 @@ class Server(Listening):
             time.sleep(_ACCEPT_PAUSE)
             return
         served = _Served(sock, address)
+        # The end of the process waits for it, unlike for the thread that accepts.
         thread = threading.Thread(
-            target=self._serve, args=(served,), name=f"anyws {peer_of(address)}"
+            target=self._serve, args=(served,), name=f"anyws {peer_of(address)}", daemon=False
         )
         with self._lock:
             self._served[served] = thread
@@ -395,8 +396,9 @@ class _Serving:
         try:
             self._server._start(self._listen())
         except BaseException:
-            # An interrupt may have come behind it.
+            # An interrupt may have come behind it, and clients before that.
             self._server._stop_listening()
+            self._server._drain(self._server._config.cancel_grace)
             raise
         return self._server
 

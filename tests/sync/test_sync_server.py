@@ -577,6 +577,16 @@ def test_a_handler_may_close_the_server() -> None:
         assert is_refused(server.port)
 
 
+def test_the_end_of_the_process_waits_for_handlers() -> None:
+    """Else it would cut their connections off without a word."""
+    daemons = []
+    with served(lambda ws: daemons.append(threading.current_thread().daemon)) as server:
+        with connect(server) as ws:
+            with pytest.raises(anyws.ClosedByPeer):
+                ws.receive(5)
+    assert daemons == [False]
+
+
 PROGRAM = """
 import anyws.sync, sys
 
