@@ -24,9 +24,9 @@ def threads_beside(
     before: Collection[threading.Thread],
     now: Callable[[], Collection[threading.Thread]] = threads,
     *,
-    within: float = 5,
+    within: float = 1,
 ) -> list[threading.Thread]:
-    """Those that are there and were not before, after so many seconds to end in.
+    """Return those that are there and were not before, after so many seconds to end in.
 
     They are looked at, not joined: one that another thread is about to start is there already, and
     cannot be joined.

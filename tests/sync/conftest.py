@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gc
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from leftovers import sockets, threads, threads_beside
+from leftovers import sockets, threads_beside
 
 pytest.register_assert_rewrite("sync.peers", "bars.peers", "bars.raw")
 
@@ -22,10 +23,10 @@ def nothing_is_left() -> Iterator[None]:
 
     A socket that was dropped without being closed warns, and a warning is an error.
     """
-    threads_before, sockets_before = threads(), sockets()
+    threads_before, sockets_before = threading.enumerate(), sockets()
     yield
     gc.collect()
-    assert not threads_beside(threads_before)
+    assert not threads_beside(threads_before, threading.enumerate)
     assert sockets() <= sockets_before
 
 
