@@ -36,6 +36,8 @@ MAX_SENDS_PER_TURN: Final = 64
 # Messages that a program of `anyws.callbacks` may be ahead of the network.
 MAX_OUTBOX_BYTES: Final = 16 * MIB
 MAX_OUTBOX_MESSAGES: Final = 64 * KIB
+# What is kept of a message that is received in pieces, in bytes, until the reader takes a piece.
+MAX_PIECE_BYTES: Final = 256 * KIB
 # What one read takes from the stream; also what one write hands to it, so that a write of any
 # size shows progress to `write_timeout` at least this often.
 CHUNK_BYTES: Final = 64 * KIB

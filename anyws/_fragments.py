@@ -106,7 +106,7 @@ class FragmentReceiver:
             raise RuntimeError("a receive_fragments() stands for one message: call it again")
         inbox = ws._protocol.inbox
         ws._receiving = True
-        inbox.start_streaming()
+        ws._protocol.start_streaming()
         try:
             await ws._turn()
             while not inbox.available:

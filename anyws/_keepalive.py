@@ -2,8 +2,9 @@
 
 A policy without a clock or a task of its own: whoever has a timer asks `check` when `deadline` is
 reached. Liveness is the time since any byte arrived; a ping is only the question that makes a
-living peer send one. Silence of our own making (nothing was read, because the inbox was full) is
-no silence of the peer's: then the transport calls `heard` in its place.
+living peer send one. Silence of our own making is no silence of the peer's: where nothing was read
+because the inbox was full, and where the question waits behind a large write of ours that gets on,
+the transport calls `heard` in its place.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Keepalive:
         self._now = now
 
     def heard(self, now: float) -> None:
-        """Take note that bytes arrived, or that none could."""
+        """Take note that bytes arrived, or that none could: see the head of this module."""
         self._now = self._heard_at = now
         self._asked_at = None
         self.suspects = False

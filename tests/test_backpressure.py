@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import anyio
 import pytest
-from frames import BINARY, frame
+from connections import against_bytes, every_kind
+from frames import BINARY, frame, head
 
 import anyws
 from anyws import Config
@@ -67,4 +68,23 @@ async def test_a_client_that_floods_from_its_first_byte_is_held_back() -> None:
         message = frame(BINARY, bytes(65536), mask=True)
         await stream.send(REQUEST + message * 16)
         sent = await send_until_held_back(lambda: stream.send(message))
+        assert sent < BOUND
+
+
+@every_kind
+@pytest.mark.parametrize("in_pieces", [False, True])
+async def test_a_message_without_a_limit_that_nobody_receives_holds_the_peer_back(
+    kind: str, in_pieces: bool
+) -> None:
+    """A3, V5: one frame, of more than there is room for, or a message of which one piece was taken."""
+    config = Config(cancel_grace=0.1, drain_timeout=0.1, max_message_size=None)
+    async with against_bytes(kind, config) as (ws, stream):
+        await stream.send(head(BINARY, 1 << 40, mask=True))
+        if in_pieces:
+            await stream.send(bytes(100))
+            async with ws.receive_fragments() as fragments:
+                await anext(fragments)
+                sent = await send_until_held_back(lambda: stream.send(bytes(65536)))
+        else:
+            sent = await send_until_held_back(lambda: stream.send(bytes(65536)))
         assert sent < BOUND

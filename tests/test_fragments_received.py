@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import anyio
 import pytest
-from connections import against_raw, connected, every_kind
+from connections import against_bytes, against_raw, connected, every_kind
 from streams import BINARY, CONT, TEXT, client_of_raw, frame
 
 import anyws
@@ -271,9 +271,24 @@ async def test_a_message_larger_than_any_inbox_goes_through_in_pieces(kind: str)
             assert size == len(piece) * pieces
 
 
-async def test_reading_pauses_while_pieces_wait() -> None:
+@every_kind
+async def test_what_is_here_of_a_large_frame_is_had_though_its_sender_has_stopped(
+    kind: str,
+) -> None:
+    async with against_bytes(kind) as (ws, stream):
+        await stream.send(frame(BINARY, bytes(200_000), mask=True)[:150_000])
+        with anyio.move_on_after(0.1):
+            await ws.receive()  # till it is here
+        size = 0
+        async with ws.receive_fragments() as fragments:
+            while size < 150_000 - 14:
+                size += len(await anext(fragments))
+
+
+@pytest.mark.parametrize("limit", [64 << 20, None])
+async def test_reading_pauses_while_pieces_wait(limit: int | None) -> None:
     mib = 1 << 20
-    async with client_of_raw(Config(max_message_size=None)) as (ws, peer):
+    async with client_of_raw(Config(max_message_size=limit)) as (ws, peer):
         peer.send(TEXT, b"x", fin=False)
         async with ws.receive_fragments() as fragments:
             for _ in range(5):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+
 import anyio
 import pytest
-from connections import against_raw, connected, every_kind
-from streams import PING, PONG, TEXT, client_of_raw, server_of_raw
+from anyio.abc import SocketAttribute
+from connections import against_bytes, against_raw, connected, every_kind
+from streams import PING, PONG, TEXT, client_of_raw, frame, server_of_raw, split_frames
 from virtual_time import run_in_virtual_time
 
 import anyws
@@ -291,6 +294,98 @@ def test_a_full_inbox_is_silence_of_our_own_making(backend: str, role) -> None:
                 if number < 18:
                     assert ws.is_open
             # Now it is the peer that is silent.
+            assert not ws.is_open
+
+    run_in_virtual_time(backend, main)
+
+
+@every_kind
+@pytest.mark.parametrize("ends", [False, True])
+async def test_nobody_is_blamed_while_messages_wait_for_room(kind: str, ends: bool) -> None:
+    """What follows the messages may be a Close, or the end: it is not known yet."""
+    config = Config(
+        ping_interval=0.05, ping_timeout=0.05, inbox_size=1, cancel_grace=0.1, drain_timeout=0.1
+    )
+    async with against_bytes(kind, config) as (ws, stream):
+        for number in range(4):
+            await stream.send(frame(TEXT, b"%d" % number, mask=True))
+        if ends:
+            # TLS has no such thing: there it is that of the socket.
+            await getattr(stream, "transport_stream", stream).send_eof()
+        for number in range(4):
+            # Several times what a silent peer is given.
+            await anyio.sleep(0.2)
+            assert await ws.receive() == str(number)
+        with pytest.raises(anyws.ConnectionBroken, match="ended|lost" if ends else "sign of life"):
+            await ws.receive()
+
+
+@every_kind
+async def test_a_large_message_that_gets_on_is_no_silence_however_long_it_takes(kind: str) -> None:
+    """The question waits behind it, and so does the answer."""
+    config = Config(
+        ping_interval=0.6, ping_timeout=0.6, write_timeout=None, compression=None, cancel_grace=0.1
+    )
+    async with against_bytes(kind, config, receive_buffer=65536) as (ws, stream):
+        if kind != "memory":
+            # So that the system takes more in small steps.
+            sock = ws.extra(SocketAttribute.raw_socket)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+        size = 4 << 20
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(ws.send, bytes(size))
+            start = anyio.current_time()
+            data = b""
+            while len(data) < size // 2 and anyio.current_time() < start + 2.4:
+                data += await stream.receive()
+                # More slowly than it is sent, but so that each look finds that it got on.
+                await anyio.sleep(0.05)
+            while len(data) < size + 10:  # with its head
+                data += await stream.receive()
+        frames = split_frames(data)[0]
+        assert len(frames[0].payload) == size
+        # It has been silent all the while, and is asked now.
+        with pytest.raises(anyws.ConnectionBroken, match="sign of life"):
+            await ws.receive()
+
+
+@both_backends
+@both_roles
+def test_a_large_message_on_a_slow_stream_is_no_silence_either(backend: str, role) -> None:
+    async def main() -> None:
+        config = Config(ping_interval=3, ping_timeout=2, write_timeout=None, compression=None)
+        async with role(config, guard=None, capacity=8192) as (ws, peer):
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(ws.send, bytes(1 << 20))
+                start = anyio.current_time()
+                received = 0
+                while received < 1 << 20:
+                    received += len(await peer.stream.receive(8192))
+                    await anyio.sleep(0.4)
+            assert anyio.current_time() - start > 40
+            assert ws.is_open
+            assert len(peer.wire[0].payload) == 1 << 20
+
+    run_in_virtual_time(backend, main)
+
+
+@both_backends
+@both_roles
+def test_a_message_that_stops_getting_on_is_given_up(backend: str, role) -> None:
+    async def main() -> None:
+        config = Config(ping_interval=3, ping_timeout=2, write_timeout=None, compression=None)
+        async with role(config, guard=None, capacity=8192) as (ws, peer):
+            async with anyio.create_task_group() as tg:
+
+                async def send() -> None:
+                    with pytest.raises(anyws.ConnectionBroken, match="sign of life"):
+                        await ws.send(bytes(1 << 20))
+
+                tg.start_soon(send)
+                for _ in range(20):
+                    await peer.stream.receive(8192)
+                    await anyio.sleep(0.4)
+                await anyio.sleep(5)
             assert not ws.is_open
 
     run_in_virtual_time(backend, main)

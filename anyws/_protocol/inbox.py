@@ -14,6 +14,8 @@ import io
 from collections import deque
 from typing import TYPE_CHECKING, TypeAlias
 
+from .._config import MAX_PIECE_BYTES
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -74,8 +76,10 @@ class Inbox:
         """Whether reading has to pause until something is taken."""
         if self.discarding:
             return False
-        return self.waiting_bytes >= self._max_bytes or (
-            self._max_messages is not None and len(self.messages) >= self._max_messages
+        return (
+            self.waiting_bytes >= self._max_bytes
+            or self._piece_bytes >= MAX_PIECE_BYTES
+            or (self._max_messages is not None and len(self.messages) >= self._max_messages)
         )
 
     @property

@@ -228,6 +228,12 @@ class Reading(ABC):
         if self._eof and not self.has_unparsed and self.theirs is Half.OPEN:
             self._end_of_stream()
 
+    def start_streaming(self) -> None:
+        """Have the first message handed out in pieces: what is here of it first."""
+        self.inbox.start_streaming()
+        # Of a frame that is not whole, this much can be read now.
+        self.has_unparsed = self.theirs is Half.OPEN and self.unparsed_bytes > 0
+
     # --- Frames ---
 
     def _parse_some(self, most: int) -> int:

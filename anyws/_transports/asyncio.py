@@ -66,6 +66,7 @@ class AsyncioTransport(Transport, BufferedProtocol):
         "_is_cut",
         "_is_ending",
         "_is_lost",
+        "_is_unlimited",
         "_judge_at",
         "_late_close",
         "_linger_until",
@@ -98,6 +99,7 @@ class AsyncioTransport(Transport, BufferedProtocol):
         self._liveness = liveness
         self._write_timeout = config.write_timeout
         self._close_timeout = config.close_timeout
+        self._is_unlimited = config.max_message_size is None
         self._on_ending = []
         # Reading.
         self._waiter: asyncio.Future[None] | None = None  # of who waits in `read_more`
@@ -208,6 +210,9 @@ class AsyncioTransport(Transport, BufferedProtocol):
         self._react()
         if protocol.has_unparsed or self._paused:
             self._look_around()
+        elif self._is_unlimited and protocol.wants_room:
+            # Within a message that is larger than the inbox.
+            self._look_around()
 
     def eof_received(self) -> bool:
         self._eof = True
@@ -252,6 +257,9 @@ class AsyncioTransport(Transport, BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._congested = self.protocol.write_blocked = False
+        if self._pending or self.protocol.replies:
+            # The peer takes what we write, and may not have been asked anything yet.
+            self._liveness.heard(self._loop.time())
         self._write_pending()
         if self._congested:
             return
@@ -479,14 +487,14 @@ class AsyncioTransport(Transport, BufferedProtocol):
         self._timer_at = math.inf
         now = self._loop.time()
         self._check_close(now)
-        if self._write_timeout is not None and self._congested:
-            self._check_write(now, self._write_timeout)
+        if self._congested:
+            self._check_write(now)
         if self._parse_at <= now:
             self._parse_on(now)
         if self._is_lost:
             return
-        if self._paused:
-            # Nothing can be heard, and that is our doing.
+        if self._paused or self._eof or self.protocol.inbox.full:
+            # Nothing can be heard, and that is our doing: or it was, and waits to be received.
             self._liveness.heard(now)
         self._check_liveness(now)
         self._react()
@@ -515,11 +523,15 @@ class AsyncioTransport(Transport, BufferedProtocol):
             self._linger_until = math.inf
             self._finish()
 
-    def _check_write(self, now: float, timeout: float) -> None:
+    def _check_write(self, now: float) -> None:
         size = self._unwritten_bytes()
         if size < self._stalled_bytes:
             self._stalled_since = now
+            self._liveness.heard(now)
         self._stalled_bytes = size
+        timeout = self._write_timeout
+        if timeout is None:
+            return
         if now >= self._stalled_since + timeout:
             self.abort(f"a write stalled: the peer took nothing for {timeout:.3g} s")
         else:

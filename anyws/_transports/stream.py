@@ -344,7 +344,10 @@ class StreamTransport(Transport):
         if scope is not None and deadline < scope.deadline:
             scope.deadline = deadline
 
-    def _note_write(self, now: float) -> None:
+    def _note_write(self, now: float, gets_on: bool) -> None:
+        if gets_on:
+            # The peer takes what we write, and may not have been asked anything yet.
+            self._liveness.heard(now)
         if not self._write_planned and self._write_timeout is not None:
             self._write_planned = True
             self._plan(now + self._write_timeout)

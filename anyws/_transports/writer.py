@@ -65,7 +65,7 @@ class Writer:
     """What it needs of the transport are callbacks.
 
     on_write:
-        A write begins: told the time.
+        A write begins, or gets on: told the time, and which.
     on_start:
         The task is to be started: it runs `run`.
     on_cork:
@@ -83,7 +83,7 @@ class Writer:
         direct: DirectSocket | None,
         on_start: Callable[[], None],
         on_cork: Callable[[], bool],
-        on_write: Callable[[float], None],
+        on_write: Callable[[float, bool], None],
         on_change: Callable[[], None],
     ) -> None:
         self.writing_since: float | None = None
@@ -369,6 +369,9 @@ class Writer:
             self.writing_since = None
             self.is_long = False
             self._protocol.write_blocked = False
+        if self._protocol.replies:
+            # They, a ping among them perhaps, have waited behind this.
+            self._on_write(current_time(), True)
         for outgoing in self._batch:
             outgoing.written = True
             outgoing.done.set()
@@ -378,7 +381,7 @@ class Writer:
     async def _write_in_pieces(self, data: bytes | memoryview) -> None:
         # In pieces, so that a large write shows whether it gets on.
         for start in range(0, len(data), CHUNK_BYTES):
-            self._begin_write()
+            self._begin_write(gets_on=start > 0)
             if start == CHUNK_BYTES:
                 self.is_long = True
                 self._on_change()
@@ -390,18 +393,18 @@ class Writer:
         while data:
             if sent := direct.send_now(data):
                 data = data[sent:]
-                self._begin_write()
+                self._begin_write(gets_on=True)
             elif not self.is_long:
                 self.is_long = True
                 self._on_change()
             else:
                 await direct.wait_writable()
 
-    def _begin_write(self) -> None:
+    def _begin_write(self, *, gets_on: bool = False) -> None:
         self.writing_since = now = current_time()
         self._reads_during_write = 0
         self._protocol.write_blocked = False
-        self._on_write(now)
+        self._on_write(now, gets_on)
 
     def _fail(self, error: Exception) -> None:
         self._protocol.write_failed(error)

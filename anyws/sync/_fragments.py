@@ -104,7 +104,7 @@ class FragmentReceiver:
             with transport.lock:
                 ws._begin_receiving()
                 has_begun = True
-                inbox.start_streaming()
+                ws._protocol.start_streaming()
                 self._wait()
                 # A message has at least one piece, be it an empty one.
                 self.is_text = inbox.piece_is_text

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from ends import ROLES, feed, messages, pieces_of, protocol, replies, to, verdict
+from ends import ROLES, feed, messages, parse_all, pieces_of, protocol, replies, to, verdict
 from frames import BINARY, CLOSE, CONTINUATION, PING, PONG, RSV1, TEXT, close_frame, deflated, head
 
 from anyws._close import Close, Role
+from anyws._config import CHUNK_BYTES, MAX_PIECE_BYTES, MIB
 
 
 @pytest.fixture(params=ROLES, ids=lambda role: role.value)
@@ -59,6 +60,48 @@ def test_a_streamed_message_that_turns_bad_has_no_end(role: Role) -> None:
         assert pieces_of(p) == ["ok"]
         assert not p.inbox.streamed_to_end
         assert not p.inbox.available
+
+
+def test_what_is_here_of_a_large_frame_is_handed_out_though_nothing_more_comes(role: Role) -> None:
+    """It is where a whole message would stay, until somebody wants it in pieces."""
+    payload = bytes(300_000)
+    data = to(protocol(role), BINARY, payload)
+    p = protocol(role)
+    feed(p, data[:100_000])
+    assert not p.has_unparsed
+    p.start_streaming()
+    assert p.has_unparsed
+    parse_all(p)
+    here = b"".join(map(bytes, pieces_of(p)))
+    assert len(payload) // 4 < len(here) < 100_000
+    feed(p, data[100_000:])
+    parse_all(p)
+    assert here + b"".join(map(bytes, pieces_of(p))) == payload
+    assert p.inbox.streamed_to_end
+
+
+@pytest.mark.parametrize("limit", [8 * MIB, None])
+def test_pieces_that_nobody_takes_hold_back_reading_whatever_the_message_limit(
+    role: Role, limit: int | None
+) -> None:
+    """V5: the message may be far larger than what is kept of it."""
+    p = protocol(role, max_message_size=limit)
+    p.start_streaming()
+    data = to(p, BINARY, bytes(4 * MIB))
+    most = MAX_PIECE_BYTES + CHUNK_BYTES
+    start = taken = 0
+    while start < len(data):
+        feed(p, data[start : start + CHUNK_BYTES])
+        start += CHUNK_BYTES
+        parse_all(p)
+        if p.wants_room:
+            kept = p.inbox.waiting_bytes
+            assert MAX_PIECE_BYTES <= kept <= most
+            taken += len(p.inbox.take_piece())
+            assert not p.wants_room
+    assert taken > 3 * MIB
+    taken += sum(map(len, pieces_of(p)))
+    assert taken == 4 * MIB
 
 
 def test_a_control_frame_is_never_handed_on_in_part(role: Role) -> None:
