@@ -76,7 +76,8 @@ class Target:
             error.strerror = (
                 f"the certificate of {self.url.authority} was refused: {error.verify_message}"
             )
-        elif isinstance(error, ssl.SSLEOFError):
+        elif isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+            # Which of the two it is depends on the version of Python.
             error.strerror = f"{self.url.authority} left during the TLS handshake"
         elif isinstance(error, ssl.SSLError):
             what = _AROUND_TLS_RE.sub("", str(error))
