@@ -246,7 +246,10 @@ def test_a_block_that_fails_costs_no_more_than_one_that_returns(
     async def main() -> None:
         with anyio.CancelScope() as scope:
             try:
-                async with against(role, config(cancel_grace=9, close_timeout=timeout)) as (_, peer):
+                async with against(role, config(cancel_grace=9, close_timeout=timeout)) as (
+                    _,
+                    peer,
+                ):
                     peer.stays = True
                     watch = Watch()
                     if how == "raises":

@@ -173,9 +173,10 @@ def test_what_fills_a_head_is_judged_in_one_go(shape, filling, size):
     """R-103. V12: going back twenty times as far, for each of its places, would take hours."""
     value = shape.format(filling * (size // len(filling)))
     try:
-        assert parse_extensions(value)
-    except ValueError as error:
-        assert str(error).startswith(("it is", "the parameters"))
+        extensions = parse_extensions(value)
+    except ValueError:
+        return
+    assert all(is_token(name) for name, _ in extensions)
 
 
 tokens = st.text(TCHARS, min_size=1, max_size=5)
