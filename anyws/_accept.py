@@ -108,6 +108,7 @@ async def accept(
             # Without TLS that takes a moment, and who is refused then is to be told so.
             with CancelScope(shield=ssl_context is None):
                 stream = await accepted.open(ssl_context)
+            assert stream is not None
             try:
                 await _answer(stream, handshake, policy)
             except _Refused as error:

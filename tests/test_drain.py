@@ -76,6 +76,18 @@ def test_a_client_that_does_not_answer_is_cut_off_at_the_deadline(backend: str, 
 
 @both_backends
 @every_end
+def test_a_client_has_no_longer_than_the_close_timeout_whatever_its_handler_has(
+    backend: str, end: str
+) -> None:
+    config = replace(CONFIG, close_timeout=3)
+    stage = run(backend, end, stuck, one_silent_client, config=config)
+    [client] = stage.clients
+    assert client.seen == [("Close 1001", 0), ("end", min(3, deadline(end)))]
+    assert stage.when("cancelled") == stage.when("over") == [deadline(end)]
+
+
+@both_backends
+@every_end
 def test_work_after_the_loop_that_ends_in_time_is_not_cancelled(backend: str, end: str) -> None:
     """H8, H11."""
     seconds = deadline(end) - 0.5
