@@ -11,6 +11,7 @@ from anyio import (
     EndOfStream,
     current_time,
     move_on_after,
+    move_on_at,
 )
 
 from ._close import Role
@@ -96,7 +97,7 @@ async def accept(
     """
     timeout = config.handshake_timeout
     scope = scope if scope is not None else CancelScope()
-    scope.deadline = current_time() + timeout if timeout is not None else math.inf
+    scope.deadline = deadline = current_time() + timeout if timeout is not None else math.inf
     address = accepted.remote_address
     peer = peer_of(address)
     handshake = ServerHandshake(config.compression, address)
@@ -104,7 +105,10 @@ async def accept(
     refused: _Refused | None = None
     try:
         with scope:
-            stream = await accepted.open(ssl_context)
+            # Without TLS that takes a moment, and who is refused then is to be told so.
+            with CancelScope(shield=ssl_context is None):
+                stream = await accepted.open(ssl_context)
+            assert stream is not None
             try:
                 await _answer(stream, handshake, policy)
             except _Refused as error:
@@ -127,10 +131,12 @@ async def accept(
                 )
         if refused is None and current_time() >= scope.deadline:
             raise HandshakeTimeout(f"the opening handshake was not over after {timeout:g} s")
-        refused = refused or _Refused(text_response(503, "the server is closing\n"))
+        if refused is None:
+            refused = _Refused(text_response(503, "the server is closing\n"))
+            deadline = -math.inf
         # Outside the scope: a client is refused once, whatever else ends meanwhile.
         if stream is not None:
-            await _refuse(stream, handshake, refused.response)
+            await _refuse(stream, handshake, refused.response, deadline)
         raise refused.error
     except BaseException:
         await accepted.cut()
@@ -164,11 +170,20 @@ async def _answer(stream: ByteStream, handshake: ServerHandshake, policy: Policy
     await stream.send(handshake.accept(subprotocol, policy.headers))
 
 
-async def _refuse(stream: ByteStream, handshake: ServerHandshake, refusal: Response) -> None:
-    """Send the refusal so that it arrives, and close the stream."""
+async def _refuse(
+    stream: ByteStream, handshake: ServerHandshake, refusal: Response, deadline: float
+) -> None:
+    """Send the refusal so that it arrives, and close the stream.
+
+    The client may take its time over the body until then, and `LINGER` in any case. That is also
+    what it has to leave in, once all was sent.
+    """
     try:
-        with move_on_after(LINGER):
+        late = True
+        with move_on_at(max(deadline, current_time() + LINGER)):
             await stream.send(handshake.reject(refusal))
+            late = False
+        with move_on_after(0 if late else LINGER):
             try:
                 await stream.send_eof()
             except NotImplementedError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import TYPE_CHECKING
 
 from anyio import (
@@ -18,12 +19,11 @@ from ._connection import Connection, Opening
 from ._errors import HandshakeInvalid, HandshakeRejected, HandshakeTimeout
 from ._handshake import Handshake
 from ._protocol.url import parse_url
-from ._target import Arguments, Target
+from ._target import Arguments, Target, explain_tls
 from ._transports.sockets import connect
 from ._transports.stream import hold_back
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
@@ -221,9 +221,21 @@ class _ClientOpening(Opening):
                 response = handshake.receive_data(await stream.receive(CHUNK_BYTES))
         except EndOfStream:
             handshake.receive_eof()
+        except ssl.SSLError as error:
+            # A server that wants a certificate refuses a client of TLS 1.3 after that has taken
+            # the handshake of TLS for done.
+            explain_tls(error, self.url.authority)
+            raise
         except BrokenResourceError as error:
             if handshake.rejected is not None:
                 raise HandshakeRejected(handshake.rejected) from error
+            cause = error.__cause__
+            if isinstance(cause, ssl.SSLEOFError):
+                # Cut off without a word: so end most streams without TLS, too.
+                handshake.receive_eof()
+            if isinstance(cause, ssl.SSLError):
+                explain_tls(cause, self.url.authority)
+                raise cause from None
             raise HandshakeInvalid(
                 f"the connection to {self.url.authority} was lost during the opening handshake"
             ) from error

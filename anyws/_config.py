@@ -129,6 +129,7 @@ class Config:
     cancel_grace:
         What the closing handshake may take when the `async with` ends by cancellation or an
         exception. Default 1 s: enough for a Close to reach anybody who reads. 0 turns it off.
+        Where `close_timeout` is less, that holds here as well.
     drain_timeout:
         What the handlers of a server have to end in when it is closed. Default 10 s. After it
         they are cancelled.

@@ -113,7 +113,7 @@ class Connection:
                 code = CloseCode.INTERNAL_ERROR if crashed else CloseCode.GOING_AWAY
                 # The grace is for a cancellation that has come; one that is still to come ends it.
                 shield = was_cancelled or is_cancelled()
-                seconds: float | None = self._config.cancel_grace
+                seconds: float | None = self._grace()
                 if not shield and self._is_told_of_our_close(exc):
                     # The body has only taken note of it; how long that may take is settled.
                     seconds = None
@@ -128,6 +128,11 @@ class Connection:
 
     def _is_told_of_our_close(self, exc: BaseException) -> bool:
         return self._protocol.ending.by is By.US and self.is_own_end(exc)
+
+    def _grace(self) -> float:
+        """What closing may take where the body did not return: never more than where it did."""
+        grace, timeout = self._config.cancel_grace, self._config.close_timeout
+        return grace if timeout is None else min(grace, timeout)
 
     async def _close(self, code: CloseCode, seconds: float | None) -> None:
         transport = self.transport

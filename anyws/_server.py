@@ -3,7 +3,8 @@
 **Tasks.** The server has a task group. In it, each listener has a task that accepts from it and
 closes it at the end, and each connection has one that does the opening handshake, runs the handler
 and closes. The latter are shielded: a cancelled server closes its connections in order, it does
-not tear them down.
+not tear them down. Only what a listener of the program's does before it hands a stream over is not
+(`_arrivals.py`).
 
 **The end**, in this order: listeners accept no more, half-open handshakes are refused with 503,
 Close 1001 is sent to every connection (`_drain`), handlers get until the deadline to end, then they
@@ -34,6 +35,7 @@ from anyio.abc import SocketAttribute, SocketListener
 from anyio.lowlevel import checkpoint
 from anyio.streams.stapled import MultiListener
 
+from ._arrivals import Arrivals
 from ._config import as_config
 from ._connection import leave_task_group
 from ._handlers import Handlers
@@ -214,6 +216,7 @@ class Server(Listening):
         self._accepting: list[CancelScope] = []
         self._served: set[Served] = set()
         self._task_group: TaskGroup
+        self._arrivals: Arrivals
         self._listening = True
         self._closing = False
         self._drained_by = math.inf
@@ -276,7 +279,13 @@ class Server(Listening):
     async def _accept(self, listener: Listener[Any]) -> None:
         listening = socket_of(listener)
         if listening is None:
-            await listener.serve(self._serve_stream, self._task_group)
+            # AnyIO's own hand a stream over at once.
+            at_once = (
+                isinstance(listener, SocketListener)
+                and type(listener).serve is SocketListener.serve
+            )
+            group = self._task_group if at_once else self._arrivals
+            await listener.serve(self._serve_stream, group)
             return
         while True:
             for accepted in await accept_sockets(listening):
@@ -332,6 +341,7 @@ class Server(Listening):
             self._drained_by = min(self._drained_by, current_time() + timeout)
         for served in self._served:
             served.refuse()
+        self._arrivals.cut_off()
         # Who is sent away may come back at once, and is not to find an open door.
         try:
             with move_on_at(self._drained_by):
@@ -383,6 +393,7 @@ class _Serving:
         ]
         server._task_group = create_task_group()
         await server._task_group.__aenter__()
+        server._arrivals = Arrivals(server._task_group)
         if not server._listeners:
             server._deaf.set()
         for one in server._listeners:

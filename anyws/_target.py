@@ -19,10 +19,18 @@ if TYPE_CHECKING:
     from ._protocol.http import HeadersLike
     from ._protocol.url import URL
 
-__all__ = ["Arguments", "Target"]
+__all__ = ["Arguments", "Target", "explain_tls"]
 
 # What Python puts around the words of OpenSSL.
 _AROUND_TLS_RE: Final = re.compile(r"\[.*?\] | \(_ssl\.c:\d+\)")
+# What those words mean to a client.
+_MEANINGS: Final = {
+    "wrong version number": "it does not speak TLS there; for a ws:// URL?",
+    "alert certificate required": "it asks for a certificate of the client's",
+    "alert unknown ca": "it does not know who vouches for the client's certificate",
+    "alert bad certificate": "it refuses the client's certificate",
+    "alert certificate expired": "the client's certificate has expired",
+}
 
 
 class Arguments:
@@ -72,17 +80,24 @@ class Target:
         """Have an error of the resolver's or of TLS's say with whom, and in words for a person."""
         if isinstance(error, socket.gaierror):
             explain_lookup(error, self.url.host)
-        elif isinstance(error, ssl.SSLCertVerificationError):
-            error.strerror = (
-                f"the certificate of {self.url.authority} was refused: {error.verify_message}"
-            )
-        elif isinstance(error, ssl.SSLEOFError):
-            error.strerror = f"{self.url.authority} left during the TLS handshake"
         elif isinstance(error, ssl.SSLError):
-            what = _AROUND_TLS_RE.sub("", str(error))
-            if error.reason == "WRONG_VERSION_NUMBER":
-                what = f"it does not speak TLS there; for a ws:// URL? ({what})"
-            error.strerror = f"TLS with {self.url.authority} failed: {what}"
+            explain_tls(error, self.url.authority)
+
+
+def explain_tls(error: ssl.SSLError, authority: str) -> None:
+    """Have an error of TLS's say with whom, and in words for a person."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        error.strerror = f"the certificate of {authority} was refused: {error.verify_message}"
+    elif isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+        # Which of the two it is depends on the version of Python.
+        error.strerror = f"{authority} left during the TLS handshake"
+    else:
+        what = _AROUND_TLS_RE.sub("", str(error))
+        for words, meaning in _MEANINGS.items():
+            if words in what:
+                what = f"{meaning} ({what})"
+                break
+        error.strerror = f"TLS with {authority} failed: {what}"
 
 
 def _default_context() -> ssl.SSLContext:

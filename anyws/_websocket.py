@@ -183,8 +183,11 @@ class WebSocket(Face, ObjectStream[str | bytes]):
     async def receive_text(self) -> str:
         """Return the next message, which has to be a text message.
 
-        A binary one closes the connection with 1003, and raises `ClosedByUs`. Otherwise like
-        `receive`.
+        A binary one is consumed, closes the connection with 1003, and raises `ClosedByUs`. Where
+        the connection is closing or closed already, as when the peer's Close behind that message
+        was noticed before it was taken, nothing is sent, and what is raised is what `send` raises:
+        `ClosedByPeer` or `ClosedWithError` for the peer's Close, `ConnectionBroken` without one,
+        `ClosedByUs` after `send_eof`. Otherwise like `receive`.
         """
         message = await self.receive()
         if not isinstance(message, str):
@@ -194,8 +197,9 @@ class WebSocket(Face, ObjectStream[str | bytes]):
     async def receive_bytes(self) -> bytes:
         """Return the next message, which has to be a binary message.
 
-        A text message closes the connection with 1003, and raises `ClosedByUs`. Otherwise like
-        `receive`.
+        A text message is consumed, closes the connection with 1003, and raises `ClosedByUs`;
+        where the connection is closing or closed already, the same holds as for `receive_text`.
+        Otherwise like `receive`.
         """
         message = await self.receive()
         if not isinstance(message, bytes):

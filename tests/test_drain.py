@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 from anyio.abc import SocketAttribute
+from anyio.streams.tls import TLSListener, TLSStream
 from connections import client_tls, every_network, server_tls
 from drains import (
     CONFIG,
@@ -71,6 +72,18 @@ def test_a_client_that_does_not_answer_is_cut_off_at_the_deadline(backend: str, 
     assert stage.when("closed") == [0]
     assert stage.clients[0].seen == [("Close 1001", 0), ("end", deadline(end))]
     assert stage.when("over") == [deadline(end)]
+
+
+@both_backends
+@every_end
+def test_a_client_has_no_longer_than_the_close_timeout_whatever_its_handler_has(
+    backend: str, end: str
+) -> None:
+    config = replace(CONFIG, close_timeout=3)
+    stage = run(backend, end, stuck, one_silent_client, config=config)
+    [client] = stage.clients
+    assert client.seen == [("Close 1001", 0), ("end", min(3, deadline(end)))]
+    assert stage.when("cancelled") == stage.when("over") == [deadline(end)]
 
 
 @both_backends
@@ -220,6 +233,67 @@ def test_who_is_accepted_while_the_server_ends_is_refused(backend: str, end: str
     stage = run(backend, way, stuck, one_client, listener=Late())
     assert stage.clients[0].seen == [("Close 1001", 0), ("end", 0)]
     assert stage.clients[1].seen == [("503", 0), ("end", 0)]
+
+
+class Encrypted(TLSListener):
+    """The program's own TLS, in front of the server."""
+
+    def connect(self) -> Any:
+        return self.listener.connect()
+
+
+async def encrypted_client(stage: Stage) -> None:
+    stream = await TLSStream.wrap(
+        stage.listener.connect(),
+        hostname="localhost",
+        ssl_context=client_tls(),
+        standard_compatible=False,
+    )
+    async with anyws.wrap_client_stream(stream, URL, config=CONFIG) as ws:
+        closure = await ws.wait_closed()
+    stage.note(f"client: {closure.received}")
+
+
+@both_backends
+@every_end
+@pytest.mark.parametrize(("handler", "how"), [(idle, "closed"), (stuck, "cancelled")])
+def test_who_never_ends_the_handshake_of_a_listener_s_own_tls_holds_nobody_up(
+    backend: str, end: str, handler, how: str
+) -> None:
+    """Those behind it, whom the same listener has accepted, have all of their time."""
+
+    def prepare(stage: Stage) -> None:
+        stage.client(asks=False)
+        stage.client(asks=False).push(b"\x16\x03\x01")
+        stage.task_group.start_soon(encrypted_client, stage)
+
+    listener: Any = Encrypted(MemoryListener(), server_tls())
+    stage = run(backend, end, handler, prepare, listener=listener)
+    assert [c.seen for c in stage.clients] == [[("end", 0)]] * 2
+    assert stage.when(f"client: {Close(1001)}") == [0]
+    assert stage.when(how) == [0 if how == "closed" else deadline(end)]
+    assert stage.when("over") == [0 if how == "closed" else deadline(end)]
+
+
+@both_backends
+def test_connections_that_are_kept_need_not_have_ended_the_handshake_of_tls(backend: str) -> None:
+    """Whose listener has accepted them; with `keep_connections` nothing but listening ends."""
+
+    async def way(stage: Stage, begin: Any, serve: Any) -> None:
+        async with serve() as server:
+            await begin()
+            stage.task_group.start_soon(encrypted_client, stage)
+            await anyio.lowlevel.checkpoint()
+            await anyio.lowlevel.checkpoint()
+            assert not server.connections
+            await server.aclose(keep_connections=True)
+            while not server.connections:
+                await anyio.sleep(0.1)
+            await server.aclose()
+
+    listener: Any = Encrypted(MemoryListener(), server_tls())
+    stage = run(backend, way, idle, lambda _: None, listener=listener)
+    assert len(stage.when(f"client: {Close(1001)}")) == 1
 
 
 # --- aclose ---

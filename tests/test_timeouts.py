@@ -238,6 +238,32 @@ def test_a_block_that_fails_costs_a_cancel_grace_at_most(
     run_in_virtual_time(backend, main)
 
 
+@pytest.mark.parametrize("timeout", [0, 0.5, 2])
+@pytest.mark.parametrize("how", ["raises", "is cancelled"])
+def test_a_block_that_fails_costs_no_more_than_one_that_returns(
+    backend: str, role: str, how: str, timeout: float
+) -> None:
+    async def main() -> None:
+        with anyio.CancelScope() as scope:
+            try:
+                async with against(role, config(cancel_grace=9, close_timeout=timeout)) as (
+                    _,
+                    peer,
+                ):
+                    peer.stays = True
+                    watch = Watch()
+                    if how == "raises":
+                        raise ValueError
+                    scope.cancel()
+                    await anyio.sleep_forever()
+            except ValueError:
+                pass
+        assert watch.shows(timeout), watch
+        assert peer.other.closed
+
+    run_in_virtual_time(backend, main)
+
+
 def test_a_grace_with_a_blocked_write_in_front_is_no_longer(backend: str, role: str) -> None:
     async def main() -> None:
         with anyio.CancelScope() as scope:

@@ -115,6 +115,42 @@ async def test_a_message_of_the_other_type_is_consumed_and_closes_with_1003(
             await ws.receive()
 
 
+@against_raw
+@pytest.mark.parametrize("expected", ["text", "bytes"])
+@pytest.mark.parametrize(
+    ("end", "error"),
+    [
+        (1000, anyws.ClosedByPeer),
+        (4000, anyws.ClosedWithError),
+        (None, anyws.ConnectionBroken),
+        ("send_eof", anyws.ClosedByUs),
+    ],
+)
+async def test_a_message_of_the_other_type_on_a_connection_that_is_over_says_how_that_ended(
+    against, expected: str, end: object, error: type[Exception]
+) -> None:
+    async with against() as (ws, peer):
+        peer.send(BINARY if expected == "text" else TEXT, b"x")
+        peer.send(TEXT, b"behind it")
+        if end == "send_eof":
+            await ws.send_eof()
+            end = 1000
+        if end is not None:
+            peer.send_close(end)
+        peer.end()
+        with anyio.fail_after(5):
+            await ws.wait_closed()
+        with pytest.raises(error):
+            await (ws.receive_text if expected == "text" else ws.receive_bytes)()
+        if error is not anyws.ClosedByUs:
+            assert await ws.receive() == "behind it"
+            with pytest.raises(error):
+                await ws.receive()
+        # Ours, or the answer to theirs.
+        sent = ws.closure.sent
+        assert (sent and sent.code) == end
+
+
 # --- JSON ---
 
 

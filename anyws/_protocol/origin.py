@@ -19,7 +19,7 @@ Origins: TypeAlias = Collection[str | re.Pattern[str]] | Literal["*"] | None
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 # What browsers write for pages that have no host: never equal to a place, only to themselves.
 _OPAQUE: Final = frozenset({"null", "file://"})
-_SCHEME_RE: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*+")
+_SCHEME_RE: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*")
 
 _Origin: TypeAlias = tuple[str, str, int | None]
 

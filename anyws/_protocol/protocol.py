@@ -138,7 +138,7 @@ class Protocol(Reading):
             self._send_close(close)
         if self.ending.by is By.US and not deliver:
             # Also after `send_eof`: nobody will take what is still to come.
-            self.inbox.discard()
+            self._discard()
 
     def fail(self, close: Close) -> None:
         """Fail the connection for what the peer did (RFC 6455, section 7.1.7)."""

@@ -9,7 +9,8 @@ violation only behind the messages in front of it.
 **A frame goes one of three ways.** Whole messages go through the fast lane. A large one goes where
 it stays, as it comes (`payload.py`). Anything else is handed to the engine when it is whole; only a
 reader that streams gets an incomplete one. A head that looks wrong goes to the engine alone, for
-its verdict.
+its verdict. After our Close there is a fourth way: what is compressed is passed over, since nobody
+needs to know what it inflates to.
 
 What a Close, a ping or a violation leads to is for the whole of the connection to say
 (`protocol.py`): those are the abstract methods.
@@ -74,18 +75,21 @@ class Reading(ABC):
         self._made_engine: Connection | None = None
         self._lane = FastLane(role, config, deflate) if LANE else None
         # The invariant: what is left of the buffer starts with the head of a frame, unless
-        # `_passing` or `_arriving`.
+        # `_passing`, `_skipping` or `_arriving`.
         self._buffer: bytes | bytearray = b""
         self._start = 0  # of what is left of the buffer
         self._head: Head | None = None  # of the first frame that is here, checked
         self._arriving: ArrivingMessage | None = None  # in front of the buffer
         self._passing = 0  # bytes still to come of a frame whose start the engine has
+        self._skipping = 0  # bytes still to come of a frame that is passed over
+        self._skips_message = False  # the message being received is passed over
         self._eof = False  # nothing follows what is in the buffer
         self._eof_error: Exception | None = None
         # The message being received: what its limits need.
         self._fragments = 0
         self._message_bytes = 0
         self._compressed = False
+        self._is_last = False  # the last frame of it that was checked ends it
 
     @property
     def _engine(self) -> Connection:
@@ -302,6 +306,8 @@ class Reading(ABC):
         """Hand the first frame in the buffer to the engine; tell whether there was one."""
         if self._passing:
             return self._pass_on(self.unparsed_bytes)
+        if self._skipping:
+            return self._skip()
         head = self._head
         if head is None:
             compression = self._deflate is not None
@@ -316,6 +322,8 @@ class Reading(ABC):
                 return True
             self._head = head
         size = head.size + head.length
+        if self.inbox.discarding and self._passes_over(head):
+            return True
         if self.unparsed_bytes < size:
             as_it_comes = self.inbox.streaming or self.inbox.discarding
             if as_it_comes and not head.is_control and self.unparsed_bytes > head.size:
@@ -392,12 +400,15 @@ class Reading(ABC):
 
     def _within_limits(self, head: Head) -> bool:
         """Check the frame's size and number before its payload is kept (RFC 6455, 10.4)."""
-        if head.is_control or self.inbox.discarding:
+        if head.is_control:
             return True
         config = self._config
         if head.opcode != CONTINUATION:
             self._compressed = head.rsv1
+        self._is_last = head.fin
         self._fragments += 1
+        if self.inbox.discarding:
+            return True
         if config.max_fragments is not None and self._fragments > config.max_fragments:
             self.fail(
                 Close(CloseCode.MESSAGE_TOO_BIG, f"more than {config.max_fragments} fragments")
@@ -416,6 +427,56 @@ class Reading(ABC):
             return True
         self.fail(Close(CloseCode.MESSAGE_TOO_BIG, f"the {kind} is larger than {limit} bytes"))
         return False
+
+    # --- After our Close ---
+
+    def _discard(self) -> None:
+        """Drop what was received, and what comes: nobody will take it."""
+        self.inbox.discard()
+        if self._deflate is None:
+            return
+        head = self._head
+        waiting = head is not None and not head.is_control
+        if self._compressed and self._fragments > waiting:
+            # The engine has the beginning of a compressed message and would go on to inflate it.
+            # Another, which knows nothing of it, is to judge what else comes.
+            self._skipping = self._passing
+            self._skips_message = not (self._passing and self._is_last)
+            if not self._skips_message:
+                self._fragments = self._message_bytes = 0
+            self._end_parser()
+            self._passing = 0
+            self._made_engine = None
+            self._deflate.failure = None
+        self._deflate.drop_contexts()
+
+    def _passes_over(self, head: Head) -> bool:
+        """Pass over the frame at the start of the buffer if it is one of a compressed message.
+
+        Within a message of either kind another must not begin, whatever becomes of them.
+        """
+        if head.is_control:
+            return False
+        if head.opcode != CONTINUATION:
+            if self._skips_message:
+                self._head = None
+                self._fail_on_violation(CloseCode.PROTOCOL_ERROR, "a message within another")
+                return True
+            self._skips_message = head.rsv1 and self._fragments == 1
+        if not self._skips_message:
+            return False
+        self._head = None
+        if head.fin:
+            self._skips_message = False
+            self._fragments = self._message_bytes = 0
+        self._skipping = head.size + head.length
+        return self._skip()
+
+    def _skip(self) -> bool:
+        size = min(self._skipping, self.unparsed_bytes)
+        self._skipping -= size
+        self._consume(size)
+        return size > 0
 
     def _fail_on_violation(self, code: int, reason: str) -> None:
         if self._deflate is not None and self._deflate.failure is not None:

@@ -18,8 +18,8 @@ _DEFAULT_PORT: Final = {False: 80, True: 443}
 
 _CONTROL_RE: Final = re.compile(r"[\x00-\x1f\x7f]")
 _UNSAFE_RE: Final = re.compile(r"[\x00-\x20\x7f]")
-_SCHEME_RE: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*+")
-_ZONE_RE: Final = re.compile(r"[A-Za-z0-9._~\-]++")
+_SCHEME_RE: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*")
+_ZONE_RE: Final = re.compile(r"[A-Za-z0-9._~\-]+")
 _TARGET_RE: Final = re.compile(r"[/?]")
 # What was written is kept: only what cannot stand in a request line is percent-encoded.
 _VISIBLE: Final = "".join(map(chr, range(0x21, 0x7F)))

@@ -126,6 +126,8 @@ class Link(BufferedProtocol, SocketStream):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._sink = cast("asyncio.Transport", transport)
+        # "Sent" is to mean that the system has it. With 0, TLS would pause for no bytes at all.
+        self._sink.set_write_buffer_limits(high=1, low=0)
         self._ssl_object = transport.get_extra_info("ssl_object")
 
     def data_received(self, data: memoryview) -> None:

@@ -15,6 +15,7 @@ import pytest
 from bars import raw
 from callbacks.clients import GUARD, echo, refused_port, served
 from connections import authority, client_tls, server_tls
+from faces.drivers import FACES
 
 import anyws
 from anyws import Config
@@ -263,6 +264,54 @@ def test_a_server_that_leaves_within_the_handshake_of_tls_is_named(face: Face) -
         words, error = face.failure(f"wss://{authority_}/", ssl_context=client_tls())
     assert words == f"{authority_} left during the TLS handshake"
     assert isinstance(error, OSError)
+
+
+def refuse_for_want_of_a_certificate(sock: socket.socket) -> None:
+    """Do TLS 1.3 as a server that asks for one; what it says then arrives."""
+    context = server_of(ssl.TLSVersion.TLSv1_3)
+    context.verify_mode = ssl.CERT_REQUIRED
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_side=True)
+    refused = False
+    while not refused:
+        try:
+            tls.do_handshake()
+        except ssl.SSLWantReadError:
+            sock.sendall(outgoing.read())
+            incoming.write(sock.recv(65536))
+        except ssl.SSLError:
+            refused = True
+    sock.sendall(outgoing.read())
+    sock.shutdown(socket.SHUT_WR)
+    until_it_leaves(sock)
+
+
+@pytest.mark.parametrize(
+    "face", [face for face in FACES if face.name != "sync"], ids=lambda face: face.name
+)
+def test_a_client_without_the_certificate_that_it_needs_is_told_so(face: Face) -> None:
+    """With TLS 1.3, once the client takes TLS for open: it fails as TLS all the same."""
+    with answered_by(refuse_for_want_of_a_certificate) as authority_:
+        words, error = face.failure(f"wss://{authority_}/", ssl_context=client_tls())
+    assert words == (
+        f"TLS with {authority_} failed: it asks for a certificate of the client's"
+        " (tlsv13 alert certificate required)"
+    )
+    assert isinstance(error, ssl.SSLError)
+    assert error.__cause__ is None
+
+
+def leave_behind_tls(sock: socket.socket) -> None:
+    with server_tls().wrap_socket(sock.dup(), server_side=True) as tls:
+        tls.recv(4096)
+
+
+def test_a_server_that_leaves_once_tls_is_open_has_left_without_an_answer(face: Face) -> None:
+    """Without TLS's own end: its version does not matter, nor who asks."""
+    with answered_by(leave_behind_tls) as authority_:
+        words, error = face.failure(f"wss://{authority_}/", ssl_context=client_tls())
+    assert words == "the server left without an answer: is it a WebSocket server?"
+    assert isinstance(error, anyws.HandshakeInvalid)
 
 
 def test_a_refusal_is_told_with_status_headers_and_body(face: Face) -> None:

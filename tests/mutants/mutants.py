@@ -364,7 +364,7 @@ CLOSING = [
         name="the grace is as long as an ordinary close",
         breaks="3.2, H4: a cancelled body costs at most one cancel_grace",
         file="_connection.py",
-        old="seconds: float | None = self._config.cancel_grace",
+        old="seconds: float | None = self._grace()",
         new="seconds: float | None = self._config.close_timeout",
         scenario="the body with a peer that does not answer",
     ),
@@ -429,7 +429,7 @@ class Opening(ABC):""",
         breaks="3.3: after our own close, messages are discarded, even with a full inbox",
         file="_protocol/protocol.py",
         old="""            # Also after `send_eof`: nobody will take what is still to come.
-            self.inbox.discard()
+            self._discard()
 """,
         new="""            pass
 """,
