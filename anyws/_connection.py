@@ -132,6 +132,7 @@ class Connection:
     async def _close(self, code: CloseCode, seconds: float | None) -> None:
         transport = self.transport
         self._protocol.close(check_close(code, "", self._protocol.role))
+        transport.close_within(self._config.close_timeout)
         transport.close_within(seconds)
         try:
             await transport.closed.wait()

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-__all__ = ["BlockingStream", "OutOfTime", "is_interruption"]
+__all__ = ["BlockingStream", "OutOfTime", "is_interruption", "network_may_fail"]
 
 # Seconds after which a read comes back with nothing.
 _PATIENCE: Final = 1.0
@@ -130,7 +130,7 @@ class BlockingStream:
                     raise OutOfTime("the TLS handshake was not over in time")
         except ssl.SSLError:
             # It has something to say about that.
-            with _network_may_fail():
+            with network_may_fail():
                 self.send_now(self._outgoing.read())
             raise
         self.send_all(self._outgoing.read(), deadline)
@@ -195,7 +195,14 @@ class BlockingStream:
         if failure is not None:
             raise failure
         self._decrypt_later()
-        pieces = []
+        pieces: list[bytes] = []
+        try:
+            self._decipher(tls, pieces)
+        finally:
+            self.speaks = bool(self._outgoing.pending or self.backlog)
+        return b"".join(pieces)
+
+    def _decipher(self, tls: ssl.SSLObject, pieces: list[bytes]) -> None:
         try:
             while piece := tls.read(CHUNK_BYTES):
                 pieces.append(piece)
@@ -213,9 +220,6 @@ class BlockingStream:
             # What came before it is the peer's word. Its frames would keep this stream.
             error.__traceback__ = None
             self._failure, self._has_more = error, True
-        finally:
-            self.speaks = bool(self._outgoing.pending or self.backlog)
-        return b"".join(pieces)
 
     # --- Writing ---
 
@@ -271,7 +275,7 @@ class BlockingStream:
 
     def end_our_half(self) -> None:
         """Tell the peer that nothing follows, as far as that can be said."""
-        with _network_may_fail():  # the peer was faster
+        with network_may_fail():  # the peer was faster
             if self._tls is not None:
                 with contextlib.suppress(ssl.SSLError):
                     # It goes out all the same, or cannot be said any more.
@@ -282,7 +286,7 @@ class BlockingStream:
 
     def cut(self) -> None:
         """Wake whoever waits for this socket: nothing is sent or received any more."""
-        with _network_may_fail():  # it is not connected any more
+        with network_may_fail():  # it is not connected any more
             self.socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
@@ -290,7 +294,7 @@ class BlockingStream:
         self.socket.close()
 
 
-class _network_may_fail:
+class network_may_fail:
     """A block in which an error of the network's means nothing, other than an interrupt."""
 
     def __enter__(self) -> None:

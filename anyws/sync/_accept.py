@@ -14,7 +14,7 @@ from .._handshake import Handshake
 from .._policy import peer_of
 from .._protocol.handshake_server import BadRequest, ServerHandshake
 from .._protocol.http import text_response
-from .._transports.blocking_stream import BlockingStream
+from .._transports.blocking_stream import BlockingStream, OutOfTime
 from ._made import make_websocket
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Refused", "accept"]
 
 _TCP = (socket.AF_INET, socket.AF_INET6)
+_CLOSING = "the server is closing\n"
 
 T = TypeVar("T")
 
@@ -49,11 +50,13 @@ def accept(
     config: Config,
     ssl_context: ssl.SSLContext | None,
     is_closing: Callable[[], bool],
+    admit: Callable[[], bool],
 ) -> WebSocket:
     """Do the opening handshake, TLS included; the socket is closed on any failure.
 
     Raises HandshakeError, and OSError where TLS fails. Once the server closes, which is looked
-    for each second and when something comes, the client gets 503.
+    for each second and when something comes, the client gets 503. `admit` is asked right before
+    the 101, and tells whether the server does not close.
     """
     timeout = config.handshake_timeout
     deadline = math.inf if timeout is None else time.monotonic() + timeout
@@ -65,12 +68,12 @@ def accept(
         if ssl_context is not None:
             stream.start_tls(ssl_context, deadline, server_side=True)
         try:
-            _answer(stream, handshake, policy, deadline, is_closing)
+            _answer(stream, handshake, policy, deadline, is_closing, admit)
         except Refused as refused:
             _refuse(stream, handshake, refused.response)
             raise refused.error from None
-        except HandshakeTimeout:
-            raise
+        except OutOfTime:
+            raise HandshakeTimeout("the opening handshake was not over in time") from None
         except OSError as cause:
             raise HandshakeInvalid("the client was lost during the opening handshake") from cause
         assert handshake.request is not None
@@ -95,6 +98,7 @@ def _answer(
     policy: Policy,
     deadline: float,
     is_closing: Callable[[], bool],
+    admit: Callable[[], bool],
 ) -> None:
     """Read the request and answer it with 101, or raise `Refused`."""
     try:
@@ -105,15 +109,18 @@ def _answer(
             elif stream.fetch(deadline):
                 request = handshake.receive_data(stream.take())
             elif time.monotonic() >= deadline:
-                raise HandshakeTimeout("the opening handshake was not over in time")
+                raise OutOfTime
             if is_closing():
-                raise Refused(text_response(503, "the server is closing\n"))
+                raise Refused(text_response(503, _CLOSING))
     except BadRequest as bad:
         response = _without_waiting(policy.answer_to_bad(bad))
         raise Refused(response, HandshakeInvalid(f"the client was refused: {bad}")) from None
     refusal, subprotocol = _without_waiting(policy.judge(request))
     if refusal is not None:
         raise Refused(refusal)
+    if not admit():
+        # It may have begun to close while the program's functions judged.
+        raise Refused(text_response(503, _CLOSING))
     stream.send_all(stream.wrap(handshake.accept(subprotocol, policy.headers)), deadline)
 
 
