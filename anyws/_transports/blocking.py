@@ -74,6 +74,7 @@ class BlockingTransport:
         self.is_writing: bool = False
         self._waiters: list[threading.Lock] = []  # one for each thread that waits for a change
         self._is_reading = False
+        self._watchers = 0  # threads that wait until the system takes more, and do not write
         self._unsent: bytes | memoryview = b""
         self._eof = False
         self._is_ending = False
@@ -193,7 +194,7 @@ class BlockingTransport:
             self._parse()
             return True
         until = min(deadline, self._next_timer())
-        return self._read(until) if self._may_read() else self._wait_for_change(until)
+        return self._read(until) if self._may_read() else self._wait_beside(until)
 
     def _may_read(self) -> bool:
         """Whether nobody reads, and there is room for more."""
@@ -201,6 +202,22 @@ class BlockingTransport:
             return False
         protocol = self.protocol
         return not (protocol.inbox.full if self.is_received else protocol.wants_room)
+
+    def _wait_beside(self, deadline: float) -> bool:
+        """Wait without reading, since another thread does or nobody may; write what is unsent."""
+        if self.is_writing or not self._unsent:
+            return self._wait_for_change(deadline)
+        self._watchers += 1
+        try:
+            deadline = min(deadline, time.monotonic() + _GLANCE)
+            _, takes_more = self._wait_for_stream(deadline, read=False)
+        finally:
+            self._watchers -= 1
+            if self.closed:
+                self._leave_socket()
+        if takes_more:
+            self._reply()
+        return takes_more
 
     def _wait_for_change(self, deadline: float) -> bool:
         wait = max(min(deadline - time.monotonic(), threading.TIMEOUT_MAX), 0)
@@ -353,6 +370,8 @@ class BlockingTransport:
             elif self._unsent:
                 if self._push_once(until):
                     stalled_at = time.monotonic() + limit
+            elif self._eof:
+                self._abort("the peer ended the stream while TLS waited for it")
             elif self._may_read():
                 # TLS takes it when it has read something.
                 self._read(min(until, now + _PATIENCE))
@@ -540,15 +559,15 @@ class BlockingTransport:
             # Another thread may bring it nearer.
             deadline = min(self._close_deadline, linger)
             if time.monotonic() >= deadline:
-                return
+                break
             self._read_or_wait(deadline)
         if linger == math.inf and not self.closed:
-            # The answer to the close_notify of TLS.
+            # With TLS, the answer to its close_notify.
             self._stream.end_our_half()
 
     def _read_or_wait(self, deadline: float) -> None:
         if self._is_reading:
-            self._wait_for_change(deadline)
+            self._wait_beside(deadline)
         else:
             self._read(deadline)
 
@@ -571,7 +590,7 @@ class BlockingTransport:
 
     def _leave_socket(self) -> None:
         """Close the socket, if that is to be done, unless some thread is in a call for it."""
-        if self.closed and not (self._is_reading or self.is_writing):
+        if self.closed and not (self._is_reading or self.is_writing or self._watchers):
             self._stream.close()
 
 

@@ -251,3 +251,14 @@ def test_new_keys_that_never_come_break_the_write_after_its_time(renegotiating) 
     with pytest.raises(anyws.ConnectionBroken, match="stalled"):
         ws.send("x")
     ws.close()
+
+
+def test_a_peer_that_leaves_while_tls_waits_for_it_ends_the_write(renegotiating, run) -> None:
+    ws, far = renegotiating
+    far.sendall(b"?")
+    with pytest.raises(TimeoutError):
+        ws.receive(0)
+    sending = run(ws.send, "x")
+    far.shutdown(socket.SHUT_WR)
+    with pytest.raises(anyws.ConnectionBroken, match="without a Close"):
+        sending.result(5)
