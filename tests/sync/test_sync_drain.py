@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from bars import raw
+from bars.peers import TEXT
 from streams import request_bytes
-from sync.peers import Peer, connect, served
+from sync.peers import Peer, served
 from sync.test_sync_interrupts import pressed
 
 import anyws
@@ -158,9 +159,8 @@ def test_a_handler_that_closes_the_server_is_waited_for_at_the_end_of_the_block(
 
     with served(handler, config=Config(drain_timeout=20, close_timeout=2)) as server:
         holder.append(server)
-        with connect(server) as ws:
-            ws.send("stop")
-            with pytest.raises(anyws.ClosedByPeer):
-                ws.receive(5)
+        peer = Peer.connect(server.port)
+        peer.send(TEXT, b"stop")
         assert closed.wait(raw.GUARD)
+        peer.close()
     assert ended.is_set()
