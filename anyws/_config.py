@@ -122,14 +122,15 @@ class Config:
         our answers to the peer's pings wait too, behind the unread messages, and a peer with a
         keepalive of its own may give up: receive, or raise this.
     handshake_timeout:
-        The opening handshake as a whole: connecting, TLS and HTTP. Default 10 s.
+        The opening handshake as a whole: looking up the name, connecting, TLS and HTTP.
+        Default 10 s.
     close_timeout:
         The closing handshake as a whole, from asking for it to the closed socket: a write that
         is in the way, the peer's answer, TLS and TCP. Default 10 s. After it the stream is cut.
     cancel_grace:
         What the closing handshake may take when the `async with` ends by cancellation or an
-        exception. Default 1 s: enough for a Close to reach anybody who reads. 0 turns it off.
-        Where `close_timeout` is less, that holds here as well.
+        exception, unless `close_timeout` is shorter. Default 1 s: enough for a Close to reach
+        anybody who reads. 0 turns it off.
     drain_timeout:
         What the handlers of a server have to end in when it is closed. Default 10 s. After it
         they are cancelled.

@@ -26,6 +26,7 @@ class Sweep:
     def __init__(self) -> None:
         self.points = 0
         self.broken = 0
+        self.error: type[BaseException] = KeyboardInterrupt  # or what a handler raises
 
     def __iter__(self) -> Iterator[int]:
         for at in range(1, 3000):
@@ -55,12 +56,12 @@ class Sweep:
             if not left:
                 sys.setprofile(None)
                 self.interrupted = True
-                raise KeyboardInterrupt
+                raise self.error
 
         sys.setprofile(profile)
         try:
             return call()
-        except (KeyboardInterrupt, TimeoutError):
+        except (self.error, TimeoutError):
             return None
         finally:
             sys.setprofile(None)

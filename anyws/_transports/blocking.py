@@ -7,10 +7,12 @@ some thread is in a call that waits: it *serves* the connection meanwhile.
 thread waits for the network. One thread at a time reads (`_is_reading`) and one writes
 (`is_writing`); the others wait for a change. Reading and writing are independent: a thread
 whose write does not get on reads meanwhile, where nobody else does, since the peer may be stuck in
-the same way.
+the same way. Whether the peer lives is judged by no other thread than the one that reads: it may
+have read a sign of life already, and be about to say so.
 
 **Writing.** What the system does not take at once is `_unsent`, and goes out before anything else.
 A frame is encoded only by the thread that may write, so order of encoding is order on the wire.
+What the peer takes of a write that was stuck is a sign of life: our ping waits behind it.
 
 **Interrupts.** An exception that comes from outside (`KeyboardInterrupt`) while a frame is written
 breaks the connection, which says so; no other frame follows half a frame. The same goes for the
@@ -51,6 +53,8 @@ __all__ = ["BlockingTransport"]
 
 # Seconds for which a thread reads, or does not, until it looks what other threads have done.
 _GLANCE: Final = 0.05
+# Seconds for which it waits for a write to get on until it looks at the timers again.
+_PATIENCE: Final = 1.0
 # What is done when there is no more time, for what has arrived already: steps of a bounded size.
 _LAST_STEPS: Final = 64
 
@@ -70,9 +74,11 @@ class BlockingTransport:
         self.is_writing: bool = False
         self._waiters: list[threading.Lock] = []  # one for each thread that waits for a change
         self._is_reading = False
+        self._watchers = 0  # threads that wait until the system takes more, and do not write
         self._unsent: bytes | memoryview = b""
         self._eof = False
         self._is_ending = False
+        self._has_deadline = False  # `close_timeout` runs
         self._close_deadline = math.inf
 
     # --- For the connection ---
@@ -111,12 +117,13 @@ class BlockingTransport:
         self._note_change()
 
     def close(self, close: Close) -> None:
-        """Begin the closing handshake, unless it has begun. The caller holds the lock."""
+        """Begin the closing handshake, unless it has begun, and its time. The caller holds the lock."""
         try:
             self.protocol.close(close)
         except BaseException:
             self._abort("the closing handshake was interrupted", by_us=True)
             raise
+        self._note_ending()
         self.changed()
 
     def write(self, data: str | bytes, *, finished: bool, compress: bool | None) -> None:
@@ -132,11 +139,11 @@ class BlockingTransport:
         try:
             self._put(protocol.encode(data, finished=finished, compress=compress))
             self._push()
-            if self._unsent:
+            if self._unsent or self._stream.backlog:
                 self._push_on()
             is_out = True
             self.is_writing = protocol.write_blocked = False
-            if protocol.replies:
+            if protocol.replies or self._stream.speaks:
                 # Of what another thread has received meanwhile.
                 self._reply()
         except BaseException as error:
@@ -181,15 +188,13 @@ class BlockingTransport:
     def _serve(self, deadline: float) -> bool:
         """Do what there is to do, or wait for it; tell whether anything was done."""
         protocol = self.protocol
-        now = time.monotonic()
-        self._check_timers(now)
-        if self.closed:
+        if self._check_timers(time.monotonic()) or self.closed:
             return True
         if protocol.has_unparsed and not protocol.inbox.full:
             self._parse()
             return True
         until = min(deadline, self._next_timer())
-        return self._read(until) if self._may_read() else self._wait_for_change(until)
+        return self._read(until) if self._may_read() else self._wait_beside(until)
 
     def _may_read(self) -> bool:
         """Whether nobody reads, and there is room for more."""
@@ -197,6 +202,22 @@ class BlockingTransport:
             return False
         protocol = self.protocol
         return not (protocol.inbox.full if self.is_received else protocol.wants_room)
+
+    def _wait_beside(self, deadline: float) -> bool:
+        """Wait without reading, since another thread does or nobody may; write what is unsent."""
+        if self.is_writing or not self._unsent:
+            return self._wait_for_change(deadline)
+        self._watchers += 1
+        try:
+            deadline = min(deadline, time.monotonic() + _GLANCE)
+            _, takes_more = self._wait_for_stream(deadline, read=False)
+        finally:
+            self._watchers -= 1
+            if self.closed:
+                self._leave_socket()
+        if takes_more:
+            self._reply()
+        return takes_more
 
     def _wait_for_change(self, deadline: float) -> bool:
         wait = max(min(deadline - time.monotonic(), threading.TIMEOUT_MAX), 0)
@@ -213,15 +234,25 @@ class BlockingTransport:
                 self._waiters.remove(waiter)
 
     def _wait_until_closed(self) -> None:
+        """Wait for the thread that closes, which may not know yet that it has less time."""
         while not self.closed:
-            self._wait_for_change(math.inf)
+            if time.monotonic() < self._close_deadline:
+                self._wait_for_change(self._close_deadline)
+            elif self._is_ended():
+                self._close()
+            else:
+                self._abort(self._what_was_late())
 
     def _note_change(self) -> None:
         while self._waiters:
             self._waiters.pop().release()
 
     def _wait_for_stream(self, deadline: float, *, read: bool) -> tuple[bool, bool]:
-        """Wait until the system takes more or, with `read`, there is something to read."""
+        """Wait until the system takes more or, with `read`, there is something to read.
+
+        It may come back early: another thread may have brought a timer nearer.
+        """
+        deadline = min(deadline, time.monotonic() + _PATIENCE)
         try:
             self.lock.release()
             return self._stream.wait(deadline, read=read)
@@ -276,6 +307,9 @@ class BlockingTransport:
             error.__traceback__ = None
         self._eof = True
         self.protocol.receive_eof(error)
+        if self._stream.speaks:
+            # Why TLS goes no further.
+            self._reply()
         self._note_change()
 
     def _parse(self, *, fetched: bool = False) -> None:
@@ -287,14 +321,14 @@ class BlockingTransport:
             elif data := self._stream.take():
                 self._liveness.heard(time.monotonic())
                 protocol.feed(data)
-        except OSError:
-            raise  # TLS cannot decipher it
-        except BaseException:
-            self._abort("an interrupt came while something was received", by_us=True)
+        except BaseException as error:
+            # Else TLS cannot decipher it.
+            if not isinstance(error, OSError) or is_interruption(error):
+                self._abort("an interrupt came while something was received", by_us=True)
             raise
         if not protocol.sendable:
             self._note_ending()
-        if protocol.replies:
+        if protocol.replies or self._stream.speaks:
             self._reply()
         if self._waiters:
             self._note_change()
@@ -323,7 +357,7 @@ class BlockingTransport:
         limit = math.inf if self._write_timeout is None else self._write_timeout
         stalled_at = time.monotonic() + limit
         protocol.write_blocked = True
-        while self._unsent and not self.closed:
+        while (self._unsent or self._stream.backlog) and not self.closed:
             now = time.monotonic()
             if now >= stalled_at:
                 cause = f"a write stalled: the peer took nothing for {limit:.3g} s"
@@ -331,42 +365,61 @@ class BlockingTransport:
                 raise protocol.exception()
             self._check_timers(now)
             until = min(stalled_at, self._next_timer())
-            reads = self._may_read()
             if protocol.has_unparsed and not protocol.inbox.full:
                 self._parse()
-                reads, until = False, now
-            elif not reads:
-                until = min(until, now + _GLANCE)
-            self._is_reading |= reads
-            try:
-                came, takes_more = self._wait_for_stream(until, read=reads)
-                if came and self._stream.fetch(0):
-                    self._take()
-            finally:
-                if reads:
-                    self._is_reading = False
-                    self._note_change()
-            if takes_more and not self.closed:
-                self._push()
-                stalled_at = time.monotonic() + limit
-            if not self._unsent and protocol.replies:
+            elif self._unsent:
+                if self._push_once(until):
+                    stalled_at = time.monotonic() + limit
+            elif self._eof:
+                self._abort("the peer ended the stream while TLS waited for it")
+            elif self._may_read():
+                # TLS takes it when it has read something.
+                self._read(min(until, now + _PATIENCE))
+            else:
+                self._wait_for_change(min(until, now + _GLANCE))
+            if not self._unsent and (protocol.replies or self._stream.speaks):
                 self._put(b"")
         if self.closed:
             # Cut by another thread, or by a timer.
             raise protocol.exception()
 
+    def _push_once(self, deadline: float) -> bool:
+        """Wait until the system takes more, or there is something to read; tell whether it did."""
+        reads = self._may_read()
+        if not reads:
+            deadline = min(deadline, time.monotonic() + _GLANCE)
+        self._is_reading |= reads
+        try:
+            came, takes_more = self._wait_for_stream(deadline, read=reads)
+            if came and self._stream.fetch(0):
+                self._take()
+        finally:
+            if reads:
+                self._is_reading = False
+                self._note_change()
+        return takes_more and not self.closed and self._push_more()
+
+    def _push_more(self) -> bool:
+        """Write more of what is unsent, if the peer has made room; tell whether it has."""
+        before = len(self._unsent)
+        self._push()
+        if len(self._unsent) == before:
+            return False
+        self._liveness.heard(time.monotonic())
+        return True
+
     def _reply(self) -> None:
         """Write what is owed; what the system does not take is left for the next who writes."""
         protocol = self.protocol
-        if self.is_writing or self.closed or not (protocol.replies or self._unsent):
+        if self.is_writing or self.closed or not (self._is_owing() or self._stream.speaks):
             return
         try:
-            self._push()
+            self._push_more()
             if not self._unsent:
                 self._put(b"")
                 self._push()
             # Then of several pongs the latest is kept.
-            protocol.write_blocked = bool(self._unsent)
+            protocol.write_blocked = bool(self._unsent or self._stream.backlog)
         except BaseException as error:
             if isinstance(error, OSError) and not is_interruption(error):
                 self._fail(error)
@@ -395,43 +448,82 @@ class BlockingTransport:
                 else:
                     break
         except OSError as other:
+            if is_interruption(other):
+                raise
             self._end_reading(other)
 
     # --- Time; the lock is held ---
 
     def _next_timer(self) -> float:
+        if self._is_reading and self._liveness.suspects:
+            return self._close_deadline
         return min(self._close_deadline, self._liveness.deadline)
 
-    def _check_timers(self, now: float) -> None:
-        if now >= self._close_deadline and not self.protocol.finished:
-            self._abort(self._what_was_late())
+    def _check_timers(self, now: float) -> bool:
+        """Do what is due; tell whether anything was, and the caller has to look again.
+
+        What is read here may be all that it waits for.
+        """
+        if now >= self._close_deadline and not self._is_ended():
+            self._catch_up()
+            if not self._is_ended():
+                self._abort(self._what_was_late())
+            return True
         liveness = self._liveness
         if not self.protocol.sendable or now < liveness.deadline:
-            return
+            return False
         liveness.check(now)
         if liveness.suspects:
-            if self._may_read():
-                # What came while the program was elsewhere has not been read either.
-                self._read(0)
-            elif not self._is_reading:
-                # The inbox is full: a silence of our own making.
-                liveness.heard(now)
-            if liveness.suspects:
-                liveness.judge(now)
+            if self._is_reading:
+                return False
+            self._look_for_life(now)
         if liveness.failure is not None and self.protocol.sendable:
             self._abort(liveness.failure)
         self._reply()
+        return True
+
+    def _look_for_life(self, now: float) -> None:
+        liveness = self._liveness
+        # Our question may not be out: the program was elsewhere.
+        self._reply()
+        if not self._may_read():
+            # The inbox is full: a silence of our own making.
+            liveness.heard(now)
+        elif liveness.suspects:
+            # What came while the program was elsewhere has not been read either.
+            self._read(0)
+        if liveness.suspects:
+            liveness.judge(now)
+
+    def _catch_up(self) -> None:
+        """Read what came while the program was elsewhere."""
+        for _ in range(_LAST_STEPS):
+            if self.protocol.finished or not self._may_read() or not self._read(0):
+                break
+
+    def _is_owing(self) -> bool:
+        """Whether something is still to be written."""
+        return bool(self._unsent or self.protocol.replies or self._stream.backlog)
+
+    def _is_ended(self) -> bool:
+        """Whether the closing handshake is over: the closing of the stream alone may be left."""
+        if self.closed:
+            return True
+        return self.protocol.finished and not (self.is_writing or self._is_owing())
 
     def _what_was_late(self) -> str:
-        if self.protocol.replies or self._unsent:
+        if self._is_owing():
             return "our Close could not be sent in time"
         return "the peer's Close did not come in time"
 
     # --- The end; the lock is held ---
 
     def _note_ending(self) -> None:
-        if self._close_deadline == math.inf and self._close_timeout is not None:
-            self._close_deadline = time.monotonic() + self._close_timeout
+        if not self._has_deadline:
+            self._has_deadline = True
+            if self._close_timeout is not None:
+                deadline = time.monotonic() + self._close_timeout
+                self._close_deadline = min(self._close_deadline, deadline)
         self._liveness.end()
 
     def _end(self) -> None:
@@ -442,33 +534,45 @@ class BlockingTransport:
             self._serve(self._close_deadline)
         if self.closed or protocol.ours is Half.FAILED:
             return
-        while (self._unsent or protocol.replies) and not self._eof:
+        while self._is_owing() and not self._eof:
             if time.monotonic() >= self._close_deadline:
                 break
             self._read_or_wait(self._close_deadline)
-        if self._unsent or protocol.replies:
+        if self._is_owing():
             self._abort(self._what_was_late())
-            return
+        if not self.closed:
+            self._end_stream()
+
+    def _end_stream(self) -> None:
+        """Close the stream in order, as far as there is time for that."""
+        protocol = self.protocol
         if protocol.theirs is Half.CLOSED and protocol.role is Role.SERVER:
             self._stream.end_our_half()
             return
-        deadline = self._close_deadline
+        linger = math.inf
         if protocol.theirs is not Half.CLOSED:
             # Closing over unread data resets the connection, and the reset may overtake our Close.
             self._stream.end_our_half()
-            deadline = min(deadline, time.monotonic() + LINGER)
+            linger = time.monotonic() + LINGER
         # The server closes first (RFC 6455, section 7.1.1).
-        while not self._eof and time.monotonic() < deadline:
+        while not self._eof:
+            # Another thread may bring it nearer.
+            deadline = min(self._close_deadline, linger)
+            if time.monotonic() >= deadline:
+                break
             self._read_or_wait(deadline)
+        if linger == math.inf and not self.closed:
+            # With TLS, the answer to its close_notify.
+            self._stream.end_our_half()
 
     def _read_or_wait(self, deadline: float) -> None:
         if self._is_reading:
-            self._wait_for_change(deadline)
+            self._wait_beside(deadline)
         else:
             self._read(deadline)
 
     def _abort(self, cause: str, *, by_us: bool = False) -> None:
-        is_cut = self.is_writing or bool(self._unsent)
+        is_cut = self.is_writing or bool(self._unsent or self._stream.backlog)
         self.protocol.abort(cause, by_us=by_us, is_cut=is_cut)
         self._unsent = b""
         self._liveness.end()
@@ -486,7 +590,7 @@ class BlockingTransport:
 
     def _leave_socket(self) -> None:
         """Close the socket, if that is to be done, unless some thread is in a call for it."""
-        if self.closed and not (self._is_reading or self.is_writing):
+        if self.closed and not (self._is_reading or self.is_writing or self._watchers):
             self._stream.close()
 
 

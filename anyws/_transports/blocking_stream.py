@@ -11,7 +11,13 @@ What such a handler raises may be an `OSError`, too; `is_interruption` tells tha
 system has to say.
 
 **Waiting.** A read that may take long is one system call: the socket itself gives up after
-`_PATIENCE` seconds. Whoever has less time asks first whether there is anything to read.
+`_PATIENCE` seconds. Whoever has less time asks first whether there is anything to read. A
+`TimeoutError` of the system's is none of that: the network has given up (ETIMEDOUT). Where it is
+our time that is over, that is `OutOfTime`.
+
+**TLS** has to say something now and then that nobody asked for: an answer to a new key, an alert.
+Then `speaks` is set, and the next `wrap` has it. While it renegotiates (TLS 1.2), it takes nothing
+until it has read; what it has not taken is `backlog`, and goes with the next `wrap`, too.
 """
 
 from __future__ import annotations
@@ -30,30 +36,45 @@ from .._config import CHUNK_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
 
-__all__ = ["BlockingStream", "is_interruption"]
-
-_PACKAGE: Final = __name__.partition(".")[0]
+__all__ = ["BlockingStream", "OutOfTime", "is_interruption", "network_may_fail"]
 
 # Seconds after which a read comes back with nothing.
 _PATIENCE: Final = 1.0
 _READ_BYTES: Final = (CHUNK_BYTES,)
 # Where there is no such flag, the socket is never allowed to block.
 _DO_NOT_WAIT: int | None = getattr(socket, "MSG_DONTWAIT", None)
-_NOTHING_YET = (BlockingIOError, InterruptedError, TimeoutError)
+_NOTHING_YET = (BlockingIOError, InterruptedError)
 
 
-def is_interruption(error: OSError) -> bool:
-    """Whether a signal handler has raised it: below a call of ours there is a frame of another's."""
+class OutOfTime(TimeoutError):
+    """The caller's time is over; the network may be well."""
+
+
+def is_interruption(error: BaseException) -> bool:
+    """Whether a signal handler has raised it, wherever that came in between.
+
+    A handler is called with the frame that it interrupts, and no other function is with the frame
+    that calls it. So this holds below any module, and for nothing that just passes through.
+    """
     traceback = error.__traceback__
-    is_ours = False
+    interrupted: FrameType | None = None
     while traceback is not None:
-        module = traceback.tb_frame.f_globals.get("__name__", "")
-        if is_ours and not module.startswith((_PACKAGE, "ssl")):
+        frame = traceback.tb_frame
+        if interrupted is not None and _is_shown(frame, interrupted):
             return True
-        is_ours = module == __name__
+        interrupted = frame
         traceback = traceback.tb_next
     return False
+
+
+def _is_shown(frame: FrameType, interrupted: FrameType) -> bool:
+    """Whether a function was called with this frame as an argument."""
+    return any(
+        value is interrupted or (type(value) is tuple and any(one is interrupted for one in value))
+        for value in frame.f_locals.values()
+    )
 
 
 class BlockingStream:
@@ -61,10 +82,14 @@ class BlockingStream:
 
     def __init__(self, sock: socket.socket) -> None:
         self.eof: bool = False
+        self.speaks: bool = False  # TLS has something for `wrap` to give out
+        self.backlog: bytes = b""  # what TLS takes only when it has read something
         self.socket: socket.socket = sock
         self._chunks: deque[bytes] = deque()
         self._tls: ssl.SSLObject | None = None
-        self._is_undeciphered = False  # with the last of TLS's handshake, more may have come
+        # There is more to take: what came with the last of TLS's handshake, or `_failure`.
+        self._has_more = False
+        self._failure: ssl.SSLError | None = None  # behind what was deciphered before it
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         if _DO_NOT_WAIT is None:
@@ -89,7 +114,7 @@ class BlockingStream:
         server_side: bool = False,
         server_hostname: str | None = None,
     ) -> None:
-        """Do the handshake of TLS. Raises OSError, ssl.SSLError among them, and TimeoutError."""
+        """Do the handshake of TLS. Raises OSError, of which ssl.SSLError and OutOfTime are."""
         self._tls = context.wrap_bio(
             self._incoming,
             self._outgoing,
@@ -102,14 +127,14 @@ class BlockingStream:
                 if self.fetch(deadline):
                     self._decrypt_later()
                 elif time.monotonic() >= deadline:
-                    raise TimeoutError("the TLS handshake was not over in time")
+                    raise OutOfTime("the TLS handshake was not over in time")
         except ssl.SSLError:
             # It has something to say about that.
-            with contextlib.suppress(OSError):
+            with network_may_fail():
                 self.send_now(self._outgoing.read())
             raise
         self.send_all(self._outgoing.read(), deadline)
-        self._is_undeciphered = True
+        self._has_more = True
 
     def _is_tls_up(self) -> bool:
         assert self._tls is not None
@@ -136,7 +161,7 @@ class BlockingStream:
 
         It may come back early. Raises OSError.
         """
-        if self._chunks or self._is_undeciphered:
+        if self._chunks or self._has_more:
             # An interrupt came before it was taken, or it came with TLS's handshake.
             return True
         wait = deadline - time.monotonic()
@@ -165,9 +190,19 @@ class BlockingStream:
         return data
 
     def _decrypt(self, tls: ssl.SSLObject) -> bytes:
-        self._is_undeciphered = False
+        self._has_more = False
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
         self._decrypt_later()
-        pieces = []
+        pieces: list[bytes] = []
+        try:
+            self._decipher(tls, pieces)
+        finally:
+            self.speaks = bool(self._outgoing.pending or self.backlog)
+        return b"".join(pieces)
+
+    def _decipher(self, tls: ssl.SSLObject, pieces: list[bytes]) -> None:
         try:
             while piece := tls.read(CHUNK_BYTES):
                 pieces.append(piece)
@@ -179,17 +214,34 @@ class BlockingStream:
         except ssl.SSLEOFError:
             # Cut off; whether something is missing, the closing handshake tells.
             self.eof = True
-        return b"".join(pieces)
+        except ssl.SSLError as error:
+            if not pieces or is_interruption(error):
+                raise
+            # What came before it is the peer's word. Its frames would keep this stream.
+            error.__traceback__ = None
+            self._failure, self._has_more = error, True
 
     # --- Writing ---
 
     def wrap(self, data: bytes) -> bytes:
-        """Return what is to be sent for this, behind what TLS itself has to say."""
+        """Return what is to be sent for this, behind what TLS itself has to say.
+
+        Nothing of it, where TLS has to read first: then it is in `backlog`.
+        """
         if self._tls is None:
             return data
-        if data:
-            self._tls.write(data)
+        self.speaks = False
+        if self.backlog or data:
+            self._encrypt(self._tls, self.backlog + data)
         return self._outgoing.read()
+
+    def _encrypt(self, tls: ssl.SSLObject, data: bytes) -> None:
+        self.backlog = data
+        try:
+            taken = tls.write(data)
+        except ssl.SSLWantReadError:
+            return
+        self.backlog = data[taken:]
 
     def send_now(self, data: bytes | memoryview) -> int:
         """Write what the system takes at once, and return how much that was. Raises OSError."""
@@ -203,17 +255,17 @@ class BlockingStream:
             return 0
 
     def send_all(self, data: bytes, deadline: float) -> None:
-        """Write all of it. Raises OSError, TimeoutError among them. For the handshakes."""
+        """Write all of it. Raises OSError, of which OutOfTime is. For the handshakes."""
         rest = memoryview(data)
         while rest:
             sent = self.send_now(rest)
             rest = rest[sent:]
             if rest and not self.wait(deadline)[1]:
-                raise TimeoutError("the peer took nothing in time")
+                raise OutOfTime("the peer took nothing in time")
 
     def wait(self, deadline: float, *, read: bool = False) -> tuple[bool, bool]:
         """Wait until the system takes more or, with `read`, there is something to read."""
-        if read and (self._chunks or self._is_undeciphered):
+        if read and (self._chunks or self._has_more):
             return True, _Waiter(self.socket, write=True).wait(0)
         return _Waiter(self.socket, read=read, write=True).wait_for_each(
             deadline - time.monotonic()
@@ -223,28 +275,33 @@ class BlockingStream:
 
     def end_our_half(self) -> None:
         """Tell the peer that nothing follows, as far as that can be said."""
-        try:
+        with network_may_fail():  # the peer was faster
             if self._tls is not None:
-                try:
+                with contextlib.suppress(ssl.SSLError):
+                    # It goes out all the same, or cannot be said any more.
                     self._tls.unwrap()
-                except ssl.SSLError:
-                    pass  # it goes out all the same, or cannot be said any more
                 self.send_now(self._outgoing.read())
             else:
                 self.socket.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # the peer was faster
 
     def cut(self) -> None:
         """Wake whoever waits for this socket: nothing is sent or received any more."""
-        try:
+        with network_may_fail():  # it is not connected any more
             self.socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # not connected any more
 
     def close(self) -> None:
         """Close the socket. Nobody may be waiting for it."""
         self.socket.close()
+
+
+class network_may_fail:
+    """A block in which an error of the network's means nothing, other than an interrupt."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        return isinstance(error, OSError) and not is_interruption(error)
 
 
 class _Waiter:

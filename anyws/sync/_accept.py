@@ -14,7 +14,7 @@ from .._handshake import Handshake
 from .._policy import peer_of
 from .._protocol.handshake_server import BadRequest, ServerHandshake
 from .._protocol.http import text_response
-from .._transports.blocking_stream import BlockingStream
+from .._transports.blocking_stream import BlockingStream, OutOfTime
 from ._made import make_websocket
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Refused", "accept"]
 
 _TCP = (socket.AF_INET, socket.AF_INET6)
+_CLOSING = "the server is closing\n"
 
 T = TypeVar("T")
 
@@ -49,11 +50,13 @@ def accept(
     config: Config,
     ssl_context: ssl.SSLContext | None,
     is_closing: Callable[[], bool],
+    admit: Callable[[], bool],
 ) -> WebSocket:
     """Do the opening handshake, TLS included; the socket is closed on any failure.
 
     Raises HandshakeError, and OSError where TLS fails. Once the server closes, which is looked
-    for each second and when something comes, the client gets 503.
+    for each second and when something comes, the client gets 503. `admit` is asked right before
+    the 101, and tells whether the server does not close.
     """
     timeout = config.handshake_timeout
     deadline = math.inf if timeout is None else time.monotonic() + timeout
@@ -65,12 +68,12 @@ def accept(
         if ssl_context is not None:
             stream.start_tls(ssl_context, deadline, server_side=True)
         try:
-            _answer(stream, handshake, policy, deadline, is_closing)
+            _answer(stream, handshake, policy, deadline, is_closing, admit)
         except Refused as refused:
-            _refuse(stream, handshake, refused.response)
+            _refuse(stream, handshake, refused.response, deadline, is_closing)
             raise refused.error from None
-        except HandshakeTimeout:
-            raise
+        except OutOfTime:
+            raise HandshakeTimeout("the opening handshake was not over in time") from None
         except OSError as cause:
             raise HandshakeInvalid("the client was lost during the opening handshake") from cause
         assert handshake.request is not None
@@ -95,6 +98,7 @@ def _answer(
     policy: Policy,
     deadline: float,
     is_closing: Callable[[], bool],
+    admit: Callable[[], bool],
 ) -> None:
     """Read the request and answer it with 101, or raise `Refused`."""
     try:
@@ -105,15 +109,18 @@ def _answer(
             elif stream.fetch(deadline):
                 request = handshake.receive_data(stream.take())
             elif time.monotonic() >= deadline:
-                raise HandshakeTimeout("the opening handshake was not over in time")
+                raise OutOfTime
             if is_closing():
-                raise Refused(text_response(503, "the server is closing\n"))
+                raise Refused(text_response(503, _CLOSING))
     except BadRequest as bad:
         response = _without_waiting(policy.answer_to_bad(bad))
         raise Refused(response, HandshakeInvalid(f"the client was refused: {bad}")) from None
     refusal, subprotocol = _without_waiting(policy.judge(request))
     if refusal is not None:
         raise Refused(refusal)
+    if not admit():
+        # It may have begun to close while the program's functions judged.
+        raise Refused(text_response(503, _CLOSING))
     stream.send_all(stream.wrap(handshake.accept(subprotocol, policy.headers)), deadline)
 
 
@@ -127,11 +134,27 @@ def _without_waiting(judging: Coroutine[Any, Any, T]) -> T:
     raise AssertionError("a policy without an async function waits for nothing")
 
 
-def _refuse(stream: BlockingStream, handshake: ServerHandshake, refusal: Response) -> None:
-    """Send the refusal so that it arrives."""
-    deadline = time.monotonic() + LINGER
+def _refuse(
+    stream: BlockingStream,
+    handshake: ServerHandshake,
+    refusal: Response,
+    deadline: float,
+    is_closing: Callable[[], bool],
+) -> None:
+    """Send the refusal so that it arrives.
+
+    The client may take its time over the body until then, unless the server closes, and `LINGER`
+    in any case. That is also what it has to leave in, once all was sent.
+    """
+    soon = time.monotonic() + LINGER
     try:
-        stream.send_all(stream.wrap(handshake.reject(refusal)), deadline)
+        rest = memoryview(stream.wrap(handshake.reject(refusal)))
+        while rest := rest[stream.send_now(rest) :]:
+            now = time.monotonic()
+            if now >= (soon if is_closing() else max(soon, deadline)):
+                return
+            stream.wait(now + LINGER)
+        deadline = time.monotonic() + LINGER
         stream.end_our_half()
         # Closing over unread data would reset the connection, and lose the answer.
         while not stream.eof and time.monotonic() < deadline:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import socket
+import ssl
 import time
 from typing import TYPE_CHECKING
 
@@ -14,11 +15,10 @@ from .._config import as_config
 from .._errors import HandshakeInvalid, HandshakeRejected, HandshakeTimeout
 from .._handshake import Handshake
 from .._target import Arguments, Target
-from .._transports.blocking_stream import BlockingStream
+from .._transports.blocking_stream import BlockingStream, OutOfTime, is_interruption
 from ._made import make_websocket
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
     from types import TracebackType
@@ -51,11 +51,12 @@ def open_websocket(
 
     Leaving the block closes the connection: with 1000 and waiting for the peer's Close where the
     body returns, with 1001 and a short grace (``Config.cancel_grace``) where it raises, Ctrl-C
-    included. What the body raises leaves the block as it is.
+    included; a `ConnectionClosed` of this connection's shortens nothing. What the body raises leaves the block as it is.
 
     Arguments and errors are those of `anyws.open_websocket`. `HandshakeTimeout` is raised when
-    connecting, TLS and the opening handshake have taken longer than ``Config.handshake_timeout``;
-    only looking up a name in the system's resolver takes the time it takes.
+    looking up the name, connecting, TLS and the opening handshake together have taken longer than
+    ``Config.handshake_timeout``. A lookup in the system's resolver cannot be broken off: where it
+    takes longer than that, `HandshakeTimeout` is raised when it is over.
 
     Interrupted while it opens, the socket is closed. (RFC 6455, section 4.1.)
     """
@@ -84,9 +85,7 @@ class _Opening:
         url = self._target.url
         try:
             self._websocket = _open(self._target, handshake, self._config, deadline)
-        except TimeoutError as error:
-            if isinstance(error, HandshakeTimeout) or time.monotonic() < deadline:
-                raise
+        except OutOfTime:
             if handshake.rejected is not None:
                 # The body was late, but the answer had come.
                 raise HandshakeRejected(handshake.rejected) from None
@@ -109,7 +108,7 @@ class _Opening:
         if exc is None:
             websocket.close()
         else:
-            websocket._leave(Close(CloseCode.GOING_AWAY))
+            websocket._leave(Close(CloseCode.GOING_AWAY), exc)
 
 
 def _open(target: Target, handshake: ClientHandshake, config: Config, deadline: float) -> WebSocket:
@@ -120,13 +119,19 @@ def _open(target: Target, handshake: ClientHandshake, config: Config, deadline: 
         if (context := target.tls()) is not None:
             try:
                 stream.start_tls(context, deadline, server_hostname=url.host)
-            except ConnectionError:
+            except ConnectionError as error:
+                if is_interruption(error):
+                    raise
                 raise ConnectionError(f"{url.authority} left during the TLS handshake") from None
         try:
             response = _shake_hands(stream, handshake, deadline)
-        except TimeoutError:
-            raise
         except OSError as error:
+            if isinstance(error, OutOfTime) or is_interruption(error):
+                raise
+            if isinstance(error, ssl.SSLError):
+                # A server that wants a certificate refuses a client of TLS 1.3 after that has
+                # taken the handshake of TLS for done.
+                raise
             if handshake.rejected is not None:
                 raise HandshakeRejected(handshake.rejected) from error
             raise HandshakeInvalid(
@@ -152,17 +157,25 @@ def _shake_hands(stream: BlockingStream, handshake: ClientHandshake, deadline: f
         elif stream.fetch(deadline):
             response = handshake.receive_data(stream.take())
         elif time.monotonic() >= deadline:
-            raise TimeoutError
+            raise OutOfTime
     return response
 
 
 def _connect(host: str, port: int, deadline: float) -> socket.socket:
-    """Connect over TCP, to the first of the host's addresses that answers. Raises OSError."""
+    """Connect over TCP, to the first of the host's addresses that answers.
+
+    Raises OSError, of which OutOfTime is: also where the lookup, which nobody can break off, has
+    taken all the time.
+    """
     errors: list[OSError] = []
     infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     for index, (family, kind, number, _, address) in enumerate(infos):
-        sock = socket.socket(family, kind, number)
+        if time.monotonic() >= deadline:
+            raise OutOfTime
+        sock: socket.socket | None = None
         try:
+            # The system may know nothing of one family.
+            sock = socket.socket(family, kind, number)
             if deadline < math.inf:
                 # One that does not answer leaves time for those behind it.
                 left = (deadline - time.monotonic()) / (len(infos) - index)
@@ -171,13 +184,17 @@ def _connect(host: str, port: int, deadline: float) -> socket.socket:
             sock.connect(address)
             return sock
         except OSError as error:
-            sock.close()
-            if time.monotonic() >= deadline:
+            if sock is not None:
+                sock.close()
+            if is_interruption(error):
                 raise
             errors.append(error)
         except BaseException:
-            sock.close()
+            if sock is not None:
+                sock.close()
             raise
+    if time.monotonic() >= deadline:
+        raise OutOfTime
     cause = errors[0] if len(errors) == 1 else ExceptionGroup("each address failed", errors)
     words = "; ".join(dict.fromkeys(str(error.strerror or error) for error in errors))
     raise ConnectionFailed(f"cannot connect to {host} port {port}: {words}") from cause

@@ -7,12 +7,13 @@ opening handshake, runs the handler and closes.
 Close 1001 is sent to every connection, handlers get until the deadline to end, then the streams
 are cut. A thread cannot be cancelled: a handler that waits for its connection ends with that; one
 that does something else is waited for no longer than another `Config.cancel_grace`, and named in
-the log.
+the log. Several threads may close at once: the nearest of their deadlines is that of all.
+
+**Interrupts.** One that comes while the end is waited for cuts all connections.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import selectors
@@ -28,6 +29,7 @@ from .._errors import HandshakeError
 from .._handlers import Handlers, call_at_once, no_coroutines
 from .._listening import Listening, Place
 from .._policy import Policy, peer_of
+from .._transports.blocking_stream import network_may_fail
 from ._accept import Refused, accept
 
 if TYPE_CHECKING:
@@ -145,11 +147,11 @@ def open_server(
 
 
 def _wait_for(thread: threading.Thread) -> None:
-    """Wait for a thread's end, if it was started, or is about to be."""
+    """Wait for a thread that is about to end, if it was started, or is about to be."""
     deadline = time.monotonic() + _START_PATIENCE
-    while thread in threading.enumerate() and time.monotonic() < deadline:
+    while thread in threading.enumerate() and (left := deadline - time.monotonic()) > 0:
         try:
-            thread.join()
+            thread.join(left)
         except RuntimeError:
             time.sleep(0.001)  # not yet; or never, where an interrupt came in the middle
 
@@ -175,7 +177,10 @@ class Server(Listening):
         self._ssl_context = ssl_context
         self._lock = threading.Lock()
         self._served: dict[_Served, threading.Thread] = {}
+        self._waiters: list[threading.Lock] = []  # one for each thread that waits for the end
+        self._named: set[threading.Thread] = set()  # in the log, for not ending
         self._is_closing = False
+        self._deadline = math.inf  # of the handlers
         self._keeps_connections = False
         self._acceptor: threading.Thread | None = None
         self._alarm: socket.socket  # what is written to it wakes the thread that accepts
@@ -245,6 +250,9 @@ class Server(Listening):
             target=self._serve, args=(served,), name=f"anyws {peer_of(address)}", daemon=False
         )
         with self._lock:
+            if self._is_closing:
+                sock.close()
+                return
             self._served[served] = thread
         try:
             thread.start()
@@ -266,6 +274,13 @@ class Server(Listening):
     def _forget(self, served: _Served) -> None:
         with self._lock:
             del self._served[served]
+            self._note_change()
+
+    def _admit(self, served: _Served) -> bool:
+        """Whether the client may still have its 101."""
+        with self._lock:
+            served.is_admitted = not self._is_closing
+        return served.is_admitted
 
     def _serve_in_thread(self, served: _Served) -> None:
         peer = peer_of(served.address)
@@ -277,6 +292,7 @@ class Server(Listening):
                 self._config,
                 self._ssl_context,
                 lambda: self._is_closing,
+                partial(self._admit, served),
             )
         except (HandshakeError, Refused, OSError) as error:
             _logger.info("%s: no WebSocket: %s", peer, str(error) or repr(error))
@@ -291,13 +307,13 @@ class Server(Listening):
         except Exception as error:
             if ws._protocol.ending.is_told_by(error):
                 _logger.info("%r", ws)
-                ws._leave(Close(CloseCode.GOING_AWAY))
+                ws._leave(Close(CloseCode.GOING_AWAY), error)
             else:
                 _logger.error("the handler of %r failed", ws, exc_info=error)
-                ws._leave(Close(CloseCode.INTERNAL_ERROR))
-        except BaseException:
+                ws._leave(Close(CloseCode.INTERNAL_ERROR), error)
+        except BaseException as error:
             # It asks for the end of the thread.
-            ws._leave(Close(CloseCode.INTERNAL_ERROR))
+            ws._leave(Close(CloseCode.INTERNAL_ERROR), error)
             raise
         else:
             ws.close()
@@ -311,6 +327,9 @@ class Server(Listening):
         ``Config.drain_timeout`` to end; the connections of those that have not are cut then. With
         ``keep_connections`` nothing but listening ends; leaving `open_server` then waits for the
         connections. From within a handler, it does not wait for that handler.
+
+        Any number of threads may call it: the nearest deadline is that of all. Interrupted, what is
+        open stays so until the block of `open_server` is left.
         """
         self._stop_listening()
         if keep_connections:
@@ -326,35 +345,87 @@ class Server(Listening):
     def _wake_acceptor(self) -> None:
         """Have the thread that accepts close its sockets and end."""
         if self._acceptor is not None:
-            with contextlib.suppress(OSError):
+            with network_may_fail():
                 self._alarm.send(b"\0")
 
     def _drain(self, timeout: float | None) -> None:
         with self._lock:
             self._is_closing = True
+            if timeout is not None:
+                self._deadline = min(self._deadline, time.monotonic() + timeout)
+            self._note_change()
             present = list(self._served)
         for served in present:
             served.send_away()
-        if self._wait_until_gone(timeout):
+        if self._wait_until_gone():
             return
-        with self._lock:
-            late = dict(self._served)
-        for served in late:
-            served.cut()
+        self._cut()
         if not self._wait_until_gone(self._config.cancel_grace):
-            with self._lock:
-                names = [thread.name for thread in self._served.values()]
+            self._name_late_handlers()
+
+    def _name_late_handlers(self) -> None:
+        with self._lock:
+            late = [t for t in self._served.values() if t not in self._named]
+            self._named.update(late)
+        names = [thread.name for thread in late if thread is not threading.current_thread()]
+        if names:
             _logger.warning("handlers still run: %s", ", ".join(names))
 
-    def _wait_until_gone(self, timeout: float | None) -> bool:
-        """Wait for the threads of the connections, but for the caller's; tell whether they ended."""
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
-        me = threading.current_thread()
+    def _cut(self) -> None:
+        """Cut every connection that is left."""
         with self._lock:
-            threads = [thread for thread in self._served.values() if thread is not me]
-        for thread in threads:
-            thread.join(max(min(deadline - time.monotonic(), threading.TIMEOUT_MAX), 0))
-        return not any(thread.is_alive() for thread in threads)
+            self._is_closing = True
+            self._deadline = min(self._deadline, time.monotonic())
+            self._note_change()
+            late = list(self._served)
+        for served in late:
+            served.cut()
+
+    def _end(self, *, interrupted: bool) -> None:
+        """End what the end of the block finds."""
+        self._stop_listening()
+        if interrupted:
+            self._drain(self._config.cancel_grace)
+        elif not self._keeps_connections or self._is_closing or not self._wait_until_gone():
+            # Where `close` has been called, its deadline is the nearer one.
+            self._drain(self._config.drain_timeout)
+
+    def _give_up(self) -> None:
+        """End at once, since an interrupt came while the end was waited for."""
+        self._wake_acceptor()
+        self._cut()
+        self._wait_until_gone(self._config.cancel_grace)
+
+    def _note_change(self) -> None:
+        """Wake who waits for the end. The lock is held."""
+        while self._waiters:
+            self._waiters.pop().release()
+
+    def _wait_until_gone(self, grace: float = 0.0) -> bool:
+        """Wait for the threads of the connections, but for the caller's; tell whether they ended.
+
+        For so many seconds after the deadline, which another thread may bring nearer.
+        """
+        me = threading.current_thread()
+        seen: set[threading.Thread] = set()
+        while True:
+            waiter = threading.Lock()
+            waiter.acquire()
+            with self._lock:
+                left = self._deadline + grace - time.monotonic()
+                late = {thread for thread in self._served.values() if thread is not me}
+                if late and left > 0:
+                    self._waiters.append(waiter)
+            seen |= late
+            if not late:
+                break
+            if left <= 0:
+                return False
+            waiter.acquire(timeout=min(left, threading.TIMEOUT_MAX))
+        for thread in seen:
+            # It has nothing left to do.
+            _wait_for(thread)
+        return True
 
 
 class _Served:
@@ -363,21 +434,25 @@ class _Served:
     def __init__(self, sock: socket.socket, address: object) -> None:
         self.socket = sock
         self.address = address
+        self.is_admitted = False  # it gets, or has got, its 101
         self.websocket: WebSocket | None = None  # while the handler runs
 
     def send_away(self) -> None:
-        """Close with 1001, or wake the thread that waits for a request, so that it answers 503."""
+        """Close with 1001, or wake the thread that waits for a request, so that it answers 503.
+
+        The server closes: who is admitted already, but not served yet, sees to that itself.
+        """
         if self.websocket is not None:
             self.websocket._begin_close(CloseCode.GOING_AWAY, "")
-            return
-        with contextlib.suppress(OSError):
-            self.socket.shutdown(socket.SHUT_RD)
+        elif not self.is_admitted:
+            with network_may_fail():
+                self.socket.shutdown(socket.SHUT_RD)
 
     def cut(self) -> None:
         if self.websocket is not None:
             self.websocket._transport.abort("the server had no more time", by_us=True)
             return
-        with contextlib.suppress(OSError):
+        with network_may_fail():
             self.socket.shutdown(socket.SHUT_RDWR)
 
 
@@ -397,8 +472,7 @@ class _Serving:
             self._server._start(self._listen())
         except BaseException:
             # An interrupt may have come behind it, and clients before that.
-            self._server._stop_listening()
-            self._server._drain(self._server._config.cancel_grace)
+            self._end(interrupted=True)
             raise
         return self._server
 
@@ -408,18 +482,11 @@ class _Serving:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        server = self._server
+        self._end(interrupted=exc is not None)
+
+    def _end(self, *, interrupted: bool) -> None:
         try:
-            server._stop_listening()
+            self._server._end(interrupted=interrupted)
         except BaseException:
-            # An interrupt: nobody waits, but nothing is accepted any more.
-            server._wake_acceptor()
+            self._server._give_up()
             raise
-        if exc is not None:
-            server._drain(server._config.cancel_grace)
-        elif server._is_closing:
-            pass  # by `close`, which has waited as long as there is any use in that
-        elif server._keeps_connections:
-            server._wait_until_gone(None)
-        else:
-            server._drain(server._config.drain_timeout)

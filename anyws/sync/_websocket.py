@@ -333,9 +333,20 @@ class WebSocket(Face):
         with self._transport.lock:
             self._transport.close(close)
 
-    def _leave(self, close: Close) -> None:
-        """Close as the block's end asks for, and with its grace."""
-        self._close(close, self._config.cancel_grace)
+    def _leave(self, close: Close, exc: BaseException) -> None:
+        """Close as a block's end by an exception asks for, and with its grace."""
+        seconds = self._config.close_timeout
+        # Who is only told that the connection has ended is in no hurry.
+        if not self._is_own_end(exc):
+            grace = self._config.cancel_grace
+            seconds = grace if seconds is None else min(grace, seconds)
+        self._close(close, seconds)
+
+    def _is_own_end(self, exc: BaseException) -> bool:
+        """Whether an exception, or every one in a group, says that this connection has ended."""
+        if isinstance(exc, BaseExceptionGroup):
+            return all(self._is_own_end(one) for one in exc.exceptions)
+        return self._protocol.ending.is_told_by(exc)
 
     def _close(self, close: Close, seconds: float | None) -> Closure:
         transport = self._transport

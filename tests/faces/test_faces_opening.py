@@ -15,7 +15,6 @@ import pytest
 from bars import raw
 from callbacks.clients import GUARD, echo, refused_port, served
 from connections import authority, client_tls, server_tls
-from faces.drivers import FACES
 
 import anyws
 from anyws import Config
@@ -286,9 +285,6 @@ def refuse_for_want_of_a_certificate(sock: socket.socket) -> None:
     until_it_leaves(sock)
 
 
-@pytest.mark.parametrize(
-    "face", [face for face in FACES if face.name != "sync"], ids=lambda face: face.name
-)
 def test_a_client_without_the_certificate_that_it_needs_is_told_so(face: Face) -> None:
     """With TLS 1.3, once the client takes TLS for open: it fails as TLS all the same."""
     with answered_by(refuse_for_want_of_a_certificate) as authority_:

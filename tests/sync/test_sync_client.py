@@ -381,3 +381,50 @@ def test_the_request_is_one_that_every_server_reads() -> None:
             line.split(":")[0] for line in lines[1:]
         }
         assert ws.request.headers["Host"] in ws._handshake.peer
+
+
+# --- Names and addresses ---
+
+
+def resolving(
+    monkeypatch: pytest.MonkeyPatch, families: list[int], after: float = 0.0
+) -> list[int]:
+    """Have the system's resolver give these families, after some seconds; count its calls."""
+    calls: list[int] = []
+
+    def resolve(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        calls.append(port)
+        time.sleep(after)
+        stream = socket.SOCK_STREAM
+        return [(family, stream, 0, "", (raw.HOST, port)) for family in families]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    return calls
+
+
+def test_a_family_that_the_system_does_not_know_leaves_those_behind_it(monkeypatch) -> None:
+    with served(echo) as server:
+        resolving(monkeypatch, [9999, socket.AF_INET])
+        opened(f"ws://somewhere.test:{server.port}/")
+
+
+def test_where_the_system_knows_no_family_of_a_host_that_is_told(monkeypatch) -> None:
+    resolving(monkeypatch, [9999, 9998])
+    with pytest.raises(anyio.ConnectionFailed, match=r"cannot connect to somewhere\.test"):
+        opened("ws://somewhere.test/")
+
+
+def test_a_lookup_counts_as_part_of_the_handshake_and_is_not_broken_off(monkeypatch) -> None:
+    accepted = []
+    with raw.listen() as listening:
+        listening.settimeout(0.1)
+        port = listening.getsockname()[1]
+        calls = resolving(monkeypatch, [socket.AF_INET], after=0.4)
+        began = time.monotonic()
+        with pytest.raises(anyws.HandshakeTimeout, match=r"not over after 0\.3 s"):
+            opened(f"ws://somewhere.test:{port}/", config=SHORT)
+        assert time.monotonic() - began >= 0.4
+        with contextlib.suppress(TimeoutError):
+            accepted.append(listening.accept())
+    # There was no time left to connect.
+    assert (calls, accepted) == ([port], [])

@@ -421,6 +421,80 @@ def test_an_interrupt_in_send_leaves_a_whole_frame_or_breaks_the_connection(
             return  # how often it waits for the peer is a matter of time
 
 
+class Alarm(ConnectionError):
+    """What a signal handler raises, and a network might."""
+
+
+@pytest.mark.parametrize("call", ["receive", "send", "large send", "close"])
+def test_what_a_handler_raises_is_its_own_wherever_in_the_package_it_comes(
+    call: str, sweep: Sweep, run
+) -> None:
+    sweep.error = Alarm
+    for at in sweep:
+        with pair(config=BRIEF, stream=BlockingStream) as (ws, peer):
+            if call == "receive":
+                peer.push(peer.frame(TEXT, b"a") + peer.frame(PING, b"!"))
+            reading = run(peer.until_end)
+            calls = {
+                "receive": lambda ws=ws: ws.receive(1),
+                "send": lambda ws=ws: ws.send("x"),
+                "large send": lambda ws=ws: ws.send(b"x" * 30_000),
+                "close": ws.close,
+            }
+            sweep.interrupt(at, calls[call])
+            assert is_at_rest(ws)
+            # The network has done nothing.
+            assert ws.closure is None or "lost" not in ws.closure.cause
+            ws.close()
+            assert ws._transport._stream.socket.fileno() == -1
+            reading.result(5)
+        if at > 400:
+            return  # how often it waits for the peer is a matter of time
+
+
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+def test_what_a_handler_raises_while_opening_is_not_the_server_s(
+    scheme: str, sweep: Sweep, run
+) -> None:
+    """One that leaves in the middle of the handshake, so that its own error may come as well."""
+    sweep.error = Alarm
+    # First without, since an import would take an OSError for an answer.
+    for number in range(-1, 10_000):
+        with socket.create_server((HOST, 0)) as listening:
+            accepting = run(accept_and_leave, listening)
+            url = f"{scheme}://{HOST}:{listening.getsockname()[1]}/"
+            opening = anyws.sync.open_websocket(url, config=BRIEF)
+            error = None
+            try:
+                sweep.interrupt(number + 1, opening.__enter__)
+            except (anyws.HandshakeInvalid, OSError) as caught:
+                error = caught
+            listening.shutdown(socket.SHUT_RDWR)
+            accepting.result(5)
+            # The interrupt itself, or what the server did: never the one for the other.
+            assert error is None or not sweep.interrupted
+        sweep.points = number
+        if number > 0 and not sweep.interrupted:
+            break
+    assert sweep.points > 50
+
+
+def accept_and_leave(listening: socket.socket) -> None:
+    try:
+        sock, _ = listening.accept()
+    except OSError:
+        return
+    with sock:
+        sock.settimeout(GUARD)
+        try:
+            sock.recv(4096)
+        except OSError:
+            pass
+
+
 @every_role
 def test_an_interrupt_in_ping_leaves_the_connection_usable_or_broken(
     role: Role, sweep: Sweep

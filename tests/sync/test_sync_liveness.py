@@ -80,6 +80,25 @@ def test_a_ping_is_released_by_the_end_of_the_connection(run) -> None:
                 ws.ping()
 
 
+@every_role
+def test_a_ping_that_waits_for_room_goes_out_although_nothing_may_be_read(role: Role, run) -> None:
+    """Messages that nobody takes are no reason not to write."""
+    with pair(role, Config(inbox_size=1, ping_interval=None)) as (ws, peer):
+        for word in (b"first", b"second"):
+            peer.send(TEXT, word)
+        asked = 0
+        while not ws._transport._unsent:
+            asked += 1
+            with pytest.raises(TimeoutError):
+                ws.ping(0)
+        pinging = run(ws.ping, 20)
+        assert stream_of(ws).writes.wait(GUARD)
+        assert [peer.next_frame().opcode for _ in range(asked + 1)] == [PING] * (asked + 1)
+        ws.abort()
+        with pytest.raises(anyws.ClosedByUs):
+            pinging.result(5)
+
+
 # --- The peer's ---
 
 
