@@ -55,10 +55,10 @@ class Arrivals(TaskGroup):
             finally:
                 self._scopes.remove(scope)
 
-    async def start(
+    def start(
         self, func: Callable[..., Coroutine[Any, Any, Any]], *args: object, **options: Any
-    ) -> Any:
-        return await self._task_group.start(func, *args, **options)
+    ) -> Coroutine[Any, Any, Any]:
+        return self._task_group.start(func, *args, **options)
 
     async def __aenter__(self) -> NoReturn:
         raise RuntimeError("the task group of a server is entered already")

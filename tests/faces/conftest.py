@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 from leftovers import sockets, threads, threads_beside
 
-pytest.register_assert_rewrite("faces.drivers", "callbacks.clients", "bars.peers", "bars.raw")
+pytest.register_assert_rewrite(
+    *("faces.drivers", "callbacks.clients", "bars.peers", "bars.raw", "sync.peers")
+)
 
 from faces.drivers import FACES, SERVERS, Face, ServerFace  # noqa: E402 - after that is known
 

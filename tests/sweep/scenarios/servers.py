@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
+from anyio.streams.tls import TLSListener
+from connections import server_tls
 from world import (
     MEMORY,
     QUICK,
@@ -254,6 +256,21 @@ async def a_server_that_cannot_accept_for_a_while(world: World) -> None:
             stream = await connect()
             async with anyws.wrap_client_stream(stream, "ws://test/", config=QUICK) as ws:
                 await ws.send("x")
+
+    await world.attack(operation, within=_DRAINED)
+    await listener.aclose()
+
+
+@scenario(kinds=(MEMORY, TCP))
+async def a_listener_whose_own_tls_has_not_begun(world: World) -> None:
+    """A client that says nothing is nobody's, and holds up nothing."""
+    inner, connect, _ = await world.listener()
+    listener = TLSListener(inner, server_tls())  # type: ignore[arg-type] # any of streams will do
+
+    async def operation() -> None:
+        async with anyws.open_server(_idle, listeners=[listener], config=QUICK):
+            async with await connect():
+                await anyio.lowlevel.checkpoint()
 
     await world.attack(operation, within=_DRAINED)
     await listener.aclose()
