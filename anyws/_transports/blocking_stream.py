@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Final
 from .._config import CHUNK_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
 __all__ = ["BlockingStream", "OutOfTime", "is_interruption", "network_may_fail"]
@@ -294,14 +294,14 @@ class BlockingStream:
         self.socket.close()
 
 
-class network_may_fail:
-    """A block in which an error of the network's means nothing, other than an interrupt."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
-        return isinstance(error, OSError) and not is_interruption(error)
+@contextlib.contextmanager
+def network_may_fail() -> Iterator[None]:
+    """Return a context in which an error of the network's means nothing, other than an interrupt."""
+    try:
+        yield
+    except OSError as error:
+        if is_interruption(error):
+            raise
 
 
 class _Waiter:
