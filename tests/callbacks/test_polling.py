@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import signal
 import sys
@@ -395,13 +396,19 @@ def test_interrupts_within_send_lose_no_message_and_nothing_hangs():
 
 
 class unmeasured:
-    """A block that may be interrupted anywhere: what measures coverage has locks, and no care."""
+    """A block that may be interrupted anywhere.
+
+    What measures coverage has locks, and no care. What Hypothesis has called at each collection, to
+    measure that, would swallow an interrupt.
+    """
 
     def __enter__(self) -> None:
-        self._tracer = sys.gettrace()
+        self._tracer, self._collecting = sys.gettrace(), gc.callbacks[:]
         sys.settrace(None)
+        gc.callbacks.clear()
 
     def __exit__(self, *error: object) -> None:
+        gc.callbacks[:] = self._collecting
         sys.settrace(self._tracer)
 
 
