@@ -130,7 +130,7 @@ class Pattern:
     def match(self, segments: tuple[str, ...]) -> dict[str, str] | None:
         """Return what the names stand for in a path; ``None`` where it is another one."""
         count = len(self.segments)
-        if len(segments) != count and (self.rest is None or len(segments) < count):
+        if len(segments) <= count if self.rest is not None else len(segments) != count:
             return None
         values = []
         for ours, theirs in zip(self.segments, segments, strict=False):
