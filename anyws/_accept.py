@@ -132,6 +132,7 @@ async def accept(
         if refused is None and current_time() >= scope.deadline:
             raise HandshakeTimeout(f"the opening handshake was not over after {timeout:g} s")
         refused = refused or _Refused(text_response(503, "the server is closing\n"))
+        call_on_end(handshake.asked)  # who knows the answer may be back at once
         # Outside the scope: a client is refused once, whatever else ends meanwhile.
         if stream is not None:
             await _refuse(stream, handshake, refused.response)

@@ -68,6 +68,7 @@ def accept(
         try:
             _answer(stream, handshake, policy, deadline, is_closing)
         except Refused as refused:
+            call_on_end(handshake.asked)  # who knows the answer may be back at once
             _refuse(stream, handshake, refused.response)
             raise refused.error from None
         except HandshakeTimeout:

@@ -63,8 +63,7 @@ def test_a_server_counts_over_all_its_clients_open_and_gone(server_face: ServerF
                 assert (totals.connections, totals.accepted, totals.refused) == (2, 2, 0)
                 assert (totals.messages_received, totals.messages_sent) == (6, 6)
         assert asked(server, upgrade("/", "Origin: https://evil.com")).status == 403
-        with raw.connect(server.port):
-            pass
+        assert asked(server, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").status == 426
     totals = server.totals
     assert (totals.connections, totals.accepted) == (0, 2)
     assert (totals.messages_received, totals.messages_sent) == (6, 6)

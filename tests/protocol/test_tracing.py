@@ -123,7 +123,6 @@ def test_a_trace_that_fails_is_reported_and_not_called_again(role, caplog):
     p.encode("c")
     assert messages(p) == ["a", "b"]
     assert len(calls) == 1
-    assert caplog.text.count("the disk is full") == 1
     assert [record.name for record in caplog.records] == ["anyws.protocol"]
 
 
