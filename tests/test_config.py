@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+from typing import TYPE_CHECKING
 
 import pytest
 
 from anyws._config import UNLIMITED_INBOX_BYTES, Config, Deflate
-from anyws._trace import TraceEvent
+
+if TYPE_CHECKING:
+    from anyws import TraceEvent
 
 SIZES = ["max_message_size", "max_frame_size", "max_fragments", "inbox_size", "max_connections"]
 TIMES = [

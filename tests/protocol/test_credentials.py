@@ -90,8 +90,8 @@ def test_any_header_is_credentials_or_a_value_error(data):
     for read in (basic_credentials, bearer_token):
         try:
             read(headers(value))
-        except ValueError as error:
-            assert error.__class__ is ValueError
+        except ValueError:
+            pass
 
 
 @pytest.mark.parametrize("read", [basic_credentials, bearer_token])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from ends import ROLES, close_from_peer, deflate, feed, messages, protocol, replies, to, verdict
@@ -14,7 +14,9 @@ from anyws._close import Close, Role
 from anyws._config import Config
 from anyws._protocol.protocol import Protocol
 from anyws._protocol.tracing import HeadScanner, TracedProtocol, make_protocol
-from anyws._trace import TraceEvent
+
+if TYPE_CHECKING:
+    from anyws import TraceEvent
 
 
 def traced(
@@ -149,7 +151,7 @@ def wire_of(p: Protocol, parts: list[str]) -> bytes:
 
 @given(st.sampled_from(ROLES), st.booleans(), PARTS, CHUNKS)
 def test_traced_or_not_a_connection_goes_the_same_way(role, compression, parts, sizes):
-    plain, (seen, events) = (
+    plain, (seen, _) = (
         protocol(role, compression=compression),
         traced(role, compression=compression),
     )
