@@ -45,7 +45,8 @@ class Totals:
     accepted:
         All that were ever opened.
     refused:
-        Clients that got no WebSocket, whatever the reason: refused, gone or too slow.
+        Clients that got no WebSocket, whatever the reason: refused, answered otherwise, as a
+        health check is, gone or too slow.
     turned_away:
         Those among them for whom ``Config.max_connections`` left no room.
     messages_received, messages_sent, bytes_received, bytes_sent, pings_received, pings_sent:

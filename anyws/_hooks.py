@@ -88,16 +88,20 @@ class BearerAuth:
     ``Config.handshake_timeout`` to decide. In `anyws.sync` it cannot be async.
     """
 
+    is_async: bool
+    """Whether the check is an async function."""
+
     def __init__(
         self, check: Callable[[str], Awaitable[Any] | Any], *, realm: str = "WebSocket"
     ) -> None:
         if not callable(check):
             raise TypeError(f"check must be a function of a token, not {type(check).__name__}")
-        self.is_async: bool = inspect.iscoroutinefunction(check)
+        self.is_async = inspect.iscoroutinefunction(check)
         self._check = check
         self._realm = check_realm(realm)
 
-    def __call__(self, request: Request) -> Awaitable[Reject | None] | Reject | None:
+    # Any: whether it is to be awaited follows from the check, and a server takes either.
+    def __call__(self, request: Request) -> Any:
         """Return the refusal, or ``None`` to let the client in; or what is to be awaited for it."""
         try:
             token = bearer_token(request.headers)

@@ -44,7 +44,9 @@ def note_opened(protocol: Protocol, handshake: Handshake) -> None:
     """Tell of a connection that begins, where somebody traces it."""
     if not isinstance(protocol, TracedProtocol):
         return
-    words = [f"{handshake.peer}, {handshake.request.raw_path!r}"]
+    words = [handshake.peer]
+    if protocol.role is Role.SERVER:
+        words.append(repr(handshake.request.raw_path))
     if handshake.subprotocol is not None:
         words.append(f"subprotocol {handshake.subprotocol!r}")
     words += protocol.extensions
