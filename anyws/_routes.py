@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 __all__ = ["RouteLike", "RouteTable", "Routes", "Table", "make_table"]
 
 RouteLike: TypeAlias = (
-    "Callable[[Any], object] | Mapping[str | None, Callable[[Any], object]]"
-    " | Mapping[str, Callable[[Any], object]]"
+    Callable[[Any], object]
+    | Mapping[str | None, Callable[[Any], object]]
+    | Mapping[str, Callable[[Any], object]]
 )
 
 
@@ -50,6 +51,7 @@ class Routes:
             raise TypeError(f"routes must be a mapping, not {type(routes).__name__}")
         if not routes:
             raise ValueError("the mapping of routes is empty: no client could be served")
+        self._routes: list[tuple[Pattern, RouteLike]]
         self._routes = [(Pattern(path), handlers) for path, handlers in routes.items()]
         PathTable(self._routes)
 

@@ -128,6 +128,15 @@ def test_a_trace_that_fails_is_reported_and_not_called_again(role, caplog):
     assert [record.name for record in caplog.records] == ["anyws.protocol"]
 
 
+def test_an_interrupt_in_a_trace_is_not_swallowed():
+    def trace(event: TraceEvent) -> None:
+        raise KeyboardInterrupt
+
+    p = make_protocol(Role.CLIENT, Config(trace=trace), None, lambda: 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        p.encode("x")
+
+
 CHUNKS = st.lists(st.integers(1, 40), min_size=1)
 PARTS = st.lists(
     st.sampled_from(["text", "large", "compressed", "ping", "pong", "fragments", "bad", "close"]),
