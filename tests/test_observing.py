@@ -221,6 +221,7 @@ async def test_what_a_hook_holds_is_let_go_when_the_server_is_cancelled(path: st
             async with anyws.open_server(idle, listeners=[listener], on_request=held, config=QUICK):
                 tg.start_soon(visit)
                 await held.holds.wait()
+                await anyio.wait_all_tasks_blocked()
                 scope.cancel()
                 await anyio.sleep_forever()
         assert (held.count, held.ever) == (0, 1)
