@@ -7,22 +7,24 @@ A map of the house, from the top down; data goes out this way and comes in the o
     callbacks/                   a face for programs with a main loop of their own
     testing/                     for tests of programs: pairs in memory, faults, virtual time
     _client.py                   ways in: a URL becomes a WebSocket
-    _server.py  _served.py  _accept.py  _handlers.py  _listening.py
+    _server.py  _served.py  _accept.py  _handlers.py  _routes.py  _hooks.py  _listening.py
                                  ways in: a listener becomes WebSockets with handlers
     _connection.py               who owns a connection, and how it is left
     _websocket.py  _fragments.py  _handshake.py
                                  what a program has of it
     _keepalive.py                when to ping, and when to give up
+    _observed.py                 what is counted, logged and traced of it
     _transports/                 who moves the bytes
     _protocol/                   no I/O and no clock: wsproto, and what it leaves to its callers
-    _close.py  _config.py  _errors.py
-                                 words: codes, limits, exceptions
+    _close.py  _config.py  _errors.py  _counters.py  _trace.py
+                                 words: codes, limits, exceptions, figures
 """
 
 from ._accept import wrap_server_stream
 from ._client import connect_websocket, open_websocket, wrap_client_stream
 from ._close import Close, CloseCode, Closure, Role, Status
 from ._config import Config, Deflate
+from ._counters import Counters, Totals
 from ._errors import (
     ClosedByPeer,
     ClosedByUs,
@@ -39,13 +41,19 @@ from ._errors import (
 from ._fragments import FragmentReceiver, FragmentSender
 from ._handlers import Handler, HandlersLike
 from ._handshake import WebSocketAttribute
-from ._policy import OnRequest
+from ._hooks import AllowedHosts, BasicAuth, BearerAuth, PerAddressLimit
+from ._policy import OnRequest, OnRequests
 from ._protocol.http import Headers, HeadersLike, Reject, Request, Response
 from ._protocol.origin import Origins
+from ._routes import RouteLike, Routes
 from ._server import Server, open_server, serve
+from ._trace import Trace, TraceEvent
 from ._websocket import WebSocket
 
 __all__ = [
+    "AllowedHosts",
+    "BasicAuth",
+    "BearerAuth",
     "Close",
     "CloseCode",
     "ClosedByPeer",
@@ -55,6 +63,7 @@ __all__ = [
     "Config",
     "ConnectionBroken",
     "ConnectionClosed",
+    "Counters",
     "Deflate",
     "FragmentReceiver",
     "FragmentSender",
@@ -68,13 +77,20 @@ __all__ = [
     "HeadersLike",
     "InvalidURL",
     "OnRequest",
+    "OnRequests",
     "Origins",
+    "PerAddressLimit",
     "Reject",
     "Request",
     "Response",
     "Role",
+    "RouteLike",
+    "Routes",
     "Server",
     "Status",
+    "Totals",
+    "Trace",
+    "TraceEvent",
     "WebSocket",
     "WebSocketAttribute",
     "WebSocketError",

@@ -20,7 +20,8 @@ from ._connection import Connection, Opening
 from ._errors import HandshakeError, HandshakeInvalid, HandshakeRejected, HandshakeTimeout
 from ._handlers import choose_subprotocol
 from ._handshake import Handshake
-from ._policy import OnRequest, Policy, peer_of
+from ._observed import call_on_end
+from ._policy import OnRequests, Policy, peer_of
 from ._protocol.handshake_server import BadRequest, ServerHandshake
 from ._protocol.http import Response, text_response
 from ._transports.errors import STREAM_ERRORS
@@ -39,14 +40,14 @@ if TYPE_CHECKING:
     from ._transports.sockets import Accepted
     from ._websocket import WebSocket
 
-__all__ = ["accept", "wrap_server_stream"]
+__all__ = ["accept", "turn_away", "wrap_server_stream"]
 
 
 def wrap_server_stream(
     stream: ByteStream,
     *,
     subprotocols: Sequence[str] = (),
-    on_request: OnRequest | None = None,
+    on_request: OnRequests = None,
     origins: Origins = None,
     headers: HeadersLike | None = None,
     config: Config | None = None,
@@ -65,7 +66,10 @@ def wrap_server_stream(
     """
     known = dict.fromkeys(subprotocols)
     policy = Policy.make(
-        lambda offered: choose_subprotocol(offered, known), on_request, origins, headers
+        lambda request: choose_subprotocol(request.subprotocols, known),
+        on_request,
+        origins,
+        headers,
     )
     return _ServerOpening(stream, policy, as_config(config))
 
@@ -134,10 +138,33 @@ async def accept(
         if refused is None:
             refused = _Refused(text_response(503, "the server is closing\n"))
             deadline = -math.inf
+        call_on_end(handshake.asked)  # who knows the answer may be back at once
         # Outside the scope: a client is refused once, whatever else ends meanwhile.
         if stream is not None:
             await _refuse(stream, handshake, refused.response, deadline)
         raise refused.error
+    except BaseException:
+        call_on_end(handshake.asked)
+        await accepted.cut()
+        raise
+
+
+async def turn_away(
+    accepted: Accepted, response: Response, ssl_context: ssl.SSLContext | None = None
+) -> None:
+    """Give a client this answer whatever it asks for, and close; all that in a bounded time.
+
+    It is not read what it asks for: that would take as long as the client likes. Raises what the
+    stream does.
+    """
+    stream: ByteStream | None = None
+    try:
+        with move_on_after(LINGER):
+            stream = await accepted.open(ssl_context)
+        if stream is None:
+            await accepted.cut()
+        else:
+            await _refuse(stream, ServerHandshake(None), response, -math.inf)
     except BaseException:
         await accepted.cut()
         raise

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, fields
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from ._trace import Trace
 
 __all__ = ["Config", "Deflate", "as_config", "check_range"]
 
@@ -43,6 +46,11 @@ MAX_PIECE_BYTES: Final = 256 * KIB
 CHUNK_BYTES: Final = 64 * KIB
 # Seconds that a peer which needs no more from us has to end its half of TLS and TCP.
 LINGER: Final = 1.0
+# Clients beyond `Config.max_connections` that are told so at a time; the others just see the
+# connection closed.
+MAX_TURNED_AWAY: Final = 64
+# Seconds after which they may come back, as they are told.
+RETRY_AFTER: Final = 5
 # Seconds for the one attempt at a Close of a `close` that was cancelled before it went out.
 LAST_ATTEMPT: Final = 0.1
 # Seconds after a `receive` until the connection reads ahead on its own, where nobody has called
@@ -145,6 +153,13 @@ class Config:
         is broken.
     compression:
         A `Deflate`, or ``None`` to neither offer nor accept compression.
+    max_connections:
+        Clients that a server has at a time, those in the opening handshake included. Default
+        ``None``: how many it can bear is for the program to know. Those beyond get 503.
+    trace:
+        A function that is shown a `TraceEvent` for all that happens on a connection. It is called
+        where that happens, in the event loop, or within calls of `anyws.sync`: it must be quick,
+        and not use the connection. Default ``None``, which costs nothing.
     """
 
     max_message_size: int | None = MIB
@@ -159,6 +174,8 @@ class Config:
     ping_interval: float | None = 20.0
     ping_timeout: float | None = 20.0
     compression: Deflate | None = Deflate()
+    max_connections: int | None = None
+    trace: Trace | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -168,10 +185,14 @@ class Config:
                     raise TypeError(
                         f"compression must be a Deflate or None, not {type(value).__name__}"
                     )
+            elif field.name == "trace":
+                if value is not None and not callable(value):
+                    kind = type(value).__name__
+                    raise TypeError(f"trace must be a function of a TraceEvent, not {kind}")
             elif value is None:
                 if field.name == "cancel_grace":
                     raise TypeError("cancel_grace must be a number of seconds; 0 turns it off")
-            elif field.name.endswith(("_size", "_fragments")):
+            elif field.name.endswith(("_size", "_fragments", "_connections")):
                 check_range(field.name, value, 1, None)
             elif isinstance(value, bool) or not isinstance(value, (int, float)):
                 raise TypeError(

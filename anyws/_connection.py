@@ -27,8 +27,9 @@ from anyio import (
 
 from ._close import Close, CloseCode, Role, check_close
 from ._keepalive import Keepalive
+from ._observed import call_on_end, note_end, note_opened
 from ._protocol.ending import By
-from ._protocol.protocol import Protocol
+from ._protocol.tracing import make_protocol
 from ._transports.sockets import make_transport
 from ._websocket import WebSocket
 
@@ -66,7 +67,8 @@ class Connection:
         negotiated: Negotiated | None,
         trailing_data: bytes,
     ) -> None:
-        self._protocol = Protocol.negotiated(role, config, negotiated)
+        self._protocol = make_protocol(role, config, negotiated, current_time)
+        note_opened(self._protocol, handshake)
         self._protocol.receive_data(trailing_data)
         self._config = config
         self._handshake = handshake
@@ -124,7 +126,13 @@ class Connection:
             if exc is None:
                 raise
         finally:
-            await leave_task_group(self._task_group, self.transport.closed, exc)
+            try:
+                await leave_task_group(self._task_group, self.transport.closed, exc)
+            finally:
+                seconds = current_time() - self._keepalive.opened_at
+                note_end(self._protocol, self._handshake, seconds)
+                if self._protocol.role is Role.SERVER:
+                    call_on_end(self._handshake.request)
 
     def _is_told_of_our_close(self, exc: BaseException) -> bool:
         return self._protocol.ending.by is By.US and self.is_own_end(exc)

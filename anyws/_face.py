@@ -6,10 +6,12 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from ._close import Role, Status
+from ._observed import counters_of
 
 if TYPE_CHECKING:
     from ._close import Closure
     from ._config import Config
+    from ._counters import Counters
     from ._handshake import Handshake
     from ._keepalive import Keepalive
     from ._protocol.http import Request, Response
@@ -52,6 +54,11 @@ class Face(ABC):
     def latency(self) -> float | None:
         """Seconds that the latest answered ping took, keepalive's included; ``None`` before."""
         return self._keepalive.latency
+
+    @property
+    def counters(self) -> Counters:
+        """What went over the connection so far, also when it is closed. Costs nothing until asked."""
+        return counters_of(self._protocol, self._keepalive)
 
     @property
     def role(self) -> Role:

@@ -10,6 +10,8 @@ from ._protocol.fields import is_token
 from ._protocol.http import Reject
 
 if TYPE_CHECKING:
+    from ._protocol.http import Request
+    from ._routes import Routes
     from ._websocket import WebSocket
 
 __all__ = [
@@ -26,7 +28,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 Handler: TypeAlias = "Callable[[WebSocket], Awaitable[object]]"
-HandlersLike: TypeAlias = "Handler | Mapping[str | None, Handler] | Mapping[str, Handler]"
+HandlersLike: TypeAlias = "Handler | Mapping[str | None, Handler] | Mapping[str, Handler] | Routes"
 
 
 def choose_subprotocol(offered: tuple[str, ...], known: Mapping[str, object]) -> str | None:
@@ -64,7 +66,11 @@ class Handlers(Generic[H]):
             mapping.update(handlers)
         for name, handler in mapping.items():
             if name is not None and not (isinstance(name, str) and is_token(name)):
-                raise ValueError(f"{name!r} cannot be the name of a subprotocol: it is no token")
+                is_path = isinstance(name, str) and name.startswith("/")
+                advice = "; for a table of paths there is Routes({...})" if is_path else ""
+                raise ValueError(
+                    f"{name!r} cannot be the name of a subprotocol: it is no token{advice}"
+                )
             _check_handler(handler, f"the handler for {name!r}", kind)
         if default is not None:
             _check_handler(default, "the default handler", kind)
@@ -82,8 +88,9 @@ class Handlers(Generic[H]):
             if one is not None:
                 yield one
 
-    def choose(self, offered: tuple[str, ...]) -> str | None:
+    def choose(self, request: Request) -> str | None:
         """Return the subprotocol for a client; raise `Reject` where no handler would serve it."""
+        offered = request.subprotocols
         name = choose_subprotocol(offered, self._by_name)
         if name is None and (self._default if offered else self._for_none) is None:
             if offered:
@@ -93,18 +100,18 @@ class Handlers(Generic[H]):
             raise Reject(400, f"{what}; it knows: {', '.join(self._by_name) or 'none'}\n")
         return name
 
-    def handler(self, offered: tuple[str, ...], chosen: str | None) -> H:
+    def handler(self, request: Request, chosen: str | None) -> H:
         """Return the handler for the client that `choose` has answered."""
         if chosen is not None:
             return self._by_name[chosen]
-        handler = self._default if offered else self._for_none
+        handler = self._default if request.subprotocols else self._for_none
         assert handler is not None
         return handler
 
 
 def no_coroutines(function: object, what: str) -> None:
     """Refuse an async function where there is no event loop."""
-    if inspect.iscoroutinefunction(function):
+    if inspect.iscoroutinefunction(function) or getattr(function, "is_async", False):
         raise TypeError(f"{what} must not be async: there is no event loop")
 
 

@@ -41,6 +41,8 @@ class Ping:
 class Keepalive:
     def __init__(self, protocol: Protocol, config: Config, now: float) -> None:
         self.latency: float | None = None
+        self.pings_sent: int = 0
+        self.opened_at: float = now
         self.failure: str | None = None
         self.suspects: bool = False
         self._protocol = protocol
@@ -106,6 +108,7 @@ class Keepalive:
         while payload in self._pings:
             payload = os.urandom(_PAYLOAD_BYTES)
         self._protocol.ping(payload)
+        self.pings_sent += 1
         self._pings[payload] = ping = Ping(now)
         return ping
 

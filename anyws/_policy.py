@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from anyio import get_cancelled_exc_class
 
+from ._config import RETRY_AFTER
 from ._connection import is_cancellation
 from ._protocol.handshake_server import ServerHandshake
 from ._protocol.http import Headers, Reject, Request, Response, text_response
@@ -19,12 +20,21 @@ if TYPE_CHECKING:
     from ._protocol.handshake_server import BadRequest
     from ._protocol.http import HeadersLike
 
-__all__ = ["OnRequest", "Policy", "peer_of"]
+__all__ = ["TOO_MANY", "OnRequest", "OnRequests", "Policy", "hooks_of", "peer_of"]
 
 Answer: TypeAlias = Response | Reject | None
 OnRequest: TypeAlias = Callable[[Request], Awaitable[Answer] | Answer]
+OnRequests: TypeAlias = OnRequest | Sequence[OnRequest] | None
+
+# What a client gets for whom there is no room.
+TOO_MANY: Final = text_response(
+    503, "the server has as many clients as it takes\n", {"Retry-After": str(RETRY_AFTER)}
+)
 
 _logger = logging.getLogger("anyws.server")
+
+# Where a path that is none is the better answer: the others say that the request is malformed.
+_ABOUT_METHOD_OR_UPGRADE = (405, 426)
 
 
 @dataclass(frozen=True)
@@ -32,74 +42,99 @@ class Policy:
     """What a server says to a request.
 
     choose:
-        The subprotocol for what a client offers; raises `Reject`.
-    on_request:
-        Asked about every request before it is answered; what it returns is the answer.
+        The subprotocol for a request; raises `Reject`.
+    hooks:
+        Asked about every request, in order, before it is answered; what the first of them returns
+        that is not None is the answer.
     """
 
-    choose: Callable[[tuple[str, ...]], str | None]
-    on_request: OnRequest | None
+    choose: Callable[[Request], str | None]
+    hooks: tuple[OnRequest, ...]
     origins: Origins
     headers: Headers
 
     @classmethod
     def make(
         cls,
-        choose: Callable[[tuple[str, ...]], str | None],
-        on_request: OnRequest | None,
+        choose: Callable[[Request], str | None],
+        on_request: OnRequests,
         origins: Origins,
         headers: HeadersLike | None,
     ) -> Policy:
         """Check the arguments of a way in."""
-        if on_request is not None and not callable(on_request):
-            raise TypeError("on_request must be a function that takes a Request")
         # What cannot be said in a 101 is found out now, not with the first client.
         checked = ServerHandshake.check_headers(headers)
-        return cls(choose, on_request, check_origins_argument(origins), checked)
+        return cls(choose, hooks_of(on_request), check_origins_argument(origins), checked)
 
     async def judge(self, request: Request) -> tuple[Response | None, str | None]:
         """Return the answer to a valid request where that is not 101, and else the subprotocol."""
         if not check_origin(request, self.origins):
             return text_response(403, "this Origin is not served\n"), None
-        refusal = await self._ask(request)
-        if refusal is None:
-            try:
-                return None, self.choose(request.subprotocols)
-            except Reject as reject:
-                refusal = reject.response
-        return refusal, None
+        # Chosen first, so that hooks know the path's parameters; but theirs is the first word.
+        refusal, subprotocol = self._choose(request)
+        answer = await self._ask(request)
+        return (refusal, subprotocol) if answer is None else (answer, None)
+
+    def _choose(self, request: Request) -> tuple[Response | None, str | None]:
+        try:
+            return None, self.choose(request)
+        except Reject as reject:
+            return reject.response, None
 
     async def _ask(self, request: Request) -> Response | None:
-        if self.on_request is None:
-            return None
-        try:
-            answer = self.on_request(request)
-            if inspect.isawaitable(answer):
-                answer = await answer
-            if isinstance(answer, Reject):
-                return answer.response
-            if answer is None or isinstance(answer, Response):
-                if answer is not None and answer.status < 200:
-                    raise ValueError(f"a request is not answered with status {answer.status}")
+        for hook in self.hooks:
+            answer = await _ask_one(hook, request)
+            if answer is not None:
                 return answer
-            raise TypeError(
-                f"on_request must return a Response, a Reject or None, not {type(answer).__name__}"
-            )
-        except Reject as reject:
-            return reject.response
-        except Exception as error:  # noqa: BLE001 - it is the program's, and logged
-            return _failed(request, error)
-        except get_cancelled_exc_class() as error:
-            if is_cancellation(error):
-                raise
-            return _failed(request, error)
+        return None
 
     async def answer_to_bad(self, error: BadRequest) -> Response:
         """Return the answer to a request that is wrong, or for something else than a WebSocket."""
-        answer = None
-        if error.request is not None:
-            answer = await self._ask(error.request)
-        return answer or error.response
+        request = error.request
+        if request is None:
+            return error.response
+        refusal, _ = self._choose(request)
+        answer = await self._ask(request)
+        if answer is not None:
+            return answer
+        gives_way = error.response.status in _ABOUT_METHOD_OR_UPGRADE
+        if refusal is not None and refusal.status == 404 and gives_way:
+            return refusal
+        return error.response
+
+
+def hooks_of(on_request: OnRequests) -> tuple[OnRequest, ...]:
+    """Return the hooks that a caller gave: none, one, or several in order."""
+    if on_request is None:
+        return ()
+    hooks = tuple(on_request) if isinstance(on_request, Sequence) else (on_request,)
+    if not all(map(callable, hooks)):
+        raise TypeError("on_request must be a function that takes a Request, or several of them")
+    return hooks
+
+
+async def _ask_one(hook: OnRequest, request: Request) -> Response | None:
+    try:
+        answer = hook(request)
+        if inspect.isawaitable(answer):
+            answer = await answer
+        if isinstance(answer, Reject):
+            return answer.response
+        if answer is None or isinstance(answer, Response):
+            if answer is not None and answer.status < 200:
+                raise ValueError(f"a request is not answered with status {answer.status}")
+            return answer
+        raise TypeError(
+            f"on_request must return a Response, a Reject or None, not {type(answer).__name__}"
+        )
+    except Reject as reject:
+        return reject.response
+    except Exception as error:  # noqa: BLE001 - it is the program's, and logged
+        return _failed(request, error)
+    except get_cancelled_exc_class() as error:
+        if is_cancellation(error):
+            raise
+        return _failed(request, error)
 
 
 def _failed(request: Request, error: BaseException) -> Response:

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from anyio import CancelScope, get_cancelled_exc_class
 
-from ._accept import accept
+from ._accept import accept, turn_away
 from ._connection import is_cancellation, is_cancelled, split_cancellations
+from ._counters import Tally
 from ._errors import HandshakeError
-from ._policy import peer_of
+from ._policy import TOO_MANY, peer_of
 from ._transports.errors import STREAM_ERRORS
 
 if TYPE_CHECKING:
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 
     from ._config import Config
     from ._connection import Connection
-    from ._handlers import Handler, Handlers
+    from ._handlers import Handler
     from ._policy import Policy
+    from ._routes import Table
     from ._transports.sockets import Accepted
     from ._websocket import WebSocket
 
@@ -40,10 +42,11 @@ _logger = logging.getLogger("anyws.server")
 class Service:
     """What a server has for each of its clients."""
 
-    handlers: Handlers[Handler]
+    handlers: Table[Handler]
     policy: Policy
     config: Config
     ssl_context: ssl.SSLContext | None
+    tally: Tally = field(default_factory=Tally)
 
 
 class Served:
@@ -55,6 +58,7 @@ class Served:
         # Cancelled: the client gets 503.
         self._handshake: CancelScope | None = CancelScope()
         self._sent_away = False
+        self._is_told_of_no_room: bool | None = None  # where there is none
 
     def refuse(self) -> None:
         """Answer with 503 where the opening handshake is not over."""
@@ -75,11 +79,21 @@ class Served:
         if self._connection is not None:
             self._connection.transport.give_up("the server had no more time")
 
+    def turn_away(self, *, tell: bool) -> None:
+        """Let `run` send the client away for want of room; or, where it is not told, just close."""
+        tally = self._service.tally
+        tally.refused += 1
+        tally.turned_away += 1
+        self._is_told_of_no_room = tell
+
     async def run(self, accepted: Accepted) -> None:
         """Serve the client. Raises nothing but what ends the program."""
         try:
             with self._scope:
-                await self._serve(accepted)
+                if self._is_told_of_no_room is None:
+                    await self._serve(accepted)
+                else:
+                    await self._turn_away(accepted, tell=self._is_told_of_no_room)
         except get_cancelled_exc_class():
             if is_cancelled():
                 raise
@@ -88,6 +102,17 @@ class Served:
             _logger.info("the task that served a client was cancelled")
         except Exception as error:
             _logger.error("anyws failed while serving a client", exc_info=error)
+
+    async def _turn_away(self, accepted: Accepted, *, tell: bool) -> None:
+        peer = peer_of(accepted.remote_address)
+        _logger.info("%s: no WebSocket: the server has as many clients as it takes", peer)
+        try:
+            if tell:
+                await turn_away(accepted, TOO_MANY, self._service.ssl_context)
+            else:
+                await accepted.cut()
+        except STREAM_ERRORS:
+            pass  # it was gone
 
     async def _serve(self, accepted: Accepted) -> None:
         service = self._service
@@ -101,12 +126,14 @@ class Served:
                 scope=self._handshake,
             )
         except (HandshakeError, *STREAM_ERRORS) as error:
+            service.tally.refused += 1
             _logger.info("%s: no WebSocket: %s", peer, str(error) or repr(error))
             return
         finally:
             self._handshake = None
         websocket = connection.websocket()
-        handler = service.handlers.handler(websocket.request.subprotocols, websocket.subprotocol)
+        handler = service.handlers.handler(websocket.request, websocket.subprotocol)
+        service.tally.accepted += 1
         self._connection = connection
         try:
             async with connection:
@@ -120,6 +147,7 @@ class Served:
             raise _without_failures(connection, websocket, group) from None
         finally:
             self.websocket = None
+            service.tally.add(websocket.counters)
 
 
 async def _run_handler(handler: Handler, websocket: WebSocket) -> None:
@@ -134,9 +162,8 @@ async def _run_handler(handler: Handler, websocket: WebSocket) -> None:
 
 def _note_end(connection: Connection, websocket: WebSocket, failure: Exception) -> None:
     """Log how a handler ended."""
-    if connection.is_own_end(failure):
-        _logger.info("%r", websocket)
-    else:
+    # Of its own end, the connection has told.
+    if not connection.is_own_end(failure):
         _logger.error("the handler of %r failed", websocket, exc_info=failure)
 
 

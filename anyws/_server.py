@@ -36,11 +36,11 @@ from anyio.lowlevel import checkpoint
 from anyio.streams.stapled import MultiListener
 
 from ._arrivals import Arrivals
-from ._config import as_config
+from ._config import MAX_TURNED_AWAY, as_config
 from ._connection import leave_task_group
-from ._handlers import Handlers
 from ._listening import Listening, Place
 from ._policy import Policy
+from ._routes import make_table
 from ._served import Served, Service
 from ._transports.sockets import AcceptedStream, accept_sockets, socket_of
 
@@ -53,9 +53,10 @@ if TYPE_CHECKING:
     from anyio.abc import ByteStream, Listener, TaskGroup, TaskStatus
 
     from ._config import Config
+    from ._counters import Totals
     from ._handlers import Handler, HandlersLike
     from ._listening import Hosts
-    from ._policy import OnRequest
+    from ._policy import OnRequests
     from ._protocol.http import HeadersLike
     from ._protocol.origin import Origins
     from ._transports.sockets import Accepted
@@ -77,7 +78,7 @@ async def serve(
     port: int | None = None,
     listeners: Iterable[Listener[Any]] | None = None,
     ssl_context: ssl.SSLContext | None = None,
-    on_request: OnRequest | None = None,
+    on_request: OnRequests = None,
     origins: Origins = None,
     headers: HeadersLike | None = None,
     config: Config | None = None,
@@ -126,7 +127,7 @@ def open_server(
     port: int | None = None,
     listeners: Iterable[Listener[Any]] | None = None,
     ssl_context: ssl.SSLContext | None = None,
-    on_request: OnRequest | None = None,
+    on_request: OnRequests = None,
     origins: Origins = None,
     headers: HeadersLike | None = None,
     config: Config | None = None,
@@ -139,7 +140,7 @@ def open_server(
 
     :param handlers: an async function that takes the `WebSocket`, for everybody; or a mapping
         from subprotocols to such functions, with ``None`` for clients that offer none. Among the
-        subprotocols that both ends know, the client's order decides
+        subprotocols that both ends know, the client's order decides. Or `Routes`, a table of paths
     :param default: for clients that offer none of the mapping's subprotocols, and, where it has
         no ``None``, for those that offer none at all; without it they are refused with 400
     :param host: name or address to listen at, or several of them; ``"*"``, like ``None``, for all
@@ -150,7 +151,8 @@ def open_server(
     :param ssl_context: to serve ``wss://``
     :param on_request: a function, async or not, that is shown every `Request` and answers with a
         `Response`, a `Reject` (which it may also raise), or ``None`` to let the handshake go on.
-        It sees requests that are no WebSocket's, too, and may answer them
+        It sees requests that are no WebSocket's, too, and may answer them. Or a sequence of such
+        functions: they are asked in order, and the first that answers is the last that is asked
     :param origins: which ``Origin`` a browser may come from beside the host itself: a collection of
         origins and compiled patterns, or ``"*"``. Requests without ``Origin`` are no browser's
         and always allowed
@@ -162,7 +164,7 @@ def open_server(
     if (port is None) == (listeners is None):
         raise TypeError("a server needs a port=, or else listeners=")
     place = None if port is None else Place(host, port)
-    table = Handlers(handlers, default)
+    table = make_table(handlers, default)
     service = Service(
         table,
         Policy.make(table.choose, on_request, origins, headers),
@@ -215,6 +217,7 @@ class Server(Listening):
         self._listeners: list[Listener[Any]] = []
         self._accepting: list[CancelScope] = []
         self._served: set[Served] = set()
+        self._turned_away: set[Served] = set()  # of those, whom there is no room for
         self._task_group: TaskGroup
         self._arrivals: Arrivals
         self._listening = True
@@ -233,6 +236,11 @@ class Server(Listening):
     def connections(self) -> frozenset[WebSocket]:
         """The connections whose handlers run."""
         return frozenset(s.websocket for s in self._served if s.websocket is not None)
+
+    @property
+    def totals(self) -> Totals:
+        """What the server has counted over all its clients, open and gone."""
+        return self._service.tally.totals([ws.counters for ws in self.connections])
 
     def __repr__(self) -> str:
         if self._listening:
@@ -294,8 +302,17 @@ class Server(Listening):
     async def _serve_stream(self, stream: ByteStream) -> None:
         await self._serve(AcceptedStream(stream))
 
+    @property
+    def _is_full(self) -> bool:
+        most = self._config.max_connections
+        return most is not None and len(self._served) - len(self._turned_away) >= most
+
     async def _serve(self, accepted: Accepted) -> None:
         served = Served(self._service)
+        if self._is_full:
+            # Telling takes a moment for each, and memory: beyond a bound they are not told.
+            served.turn_away(tell=len(self._turned_away) < MAX_TURNED_AWAY)
+            self._turned_away.add(served)
         self._served.add(served)
         if self._closing:
             served.refuse()
@@ -303,6 +320,7 @@ class Server(Listening):
         try:
             await served.run(accepted)
         finally:
+            self._turned_away.discard(served)
             self._served.discard(served)
             if not self._served:
                 self._all_gone.set()

@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+from typing import TYPE_CHECKING
 
 import pytest
 
 from anyws._config import UNLIMITED_INBOX_BYTES, Config, Deflate
 
-SIZES = ["max_message_size", "max_frame_size", "max_fragments", "inbox_size"]
+if TYPE_CHECKING:
+    from anyws import TraceEvent
+
+SIZES = ["max_message_size", "max_frame_size", "max_fragments", "inbox_size", "max_connections"]
 TIMES = [
     *("handshake_timeout", "close_timeout", "cancel_grace", "drain_timeout"),
     *("write_timeout", "ping_interval", "ping_timeout"),
@@ -41,6 +45,8 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
             "peer_context_takeover": True,
             "peer_window_bits": None,
         },
+        "max_connections": None,
+        "trace": None,
     }
 
 
@@ -48,7 +54,11 @@ def test_every_field_is_documented_and_known_here() -> None:
     for kind in (Config, Deflate):
         for field in dataclasses.fields(kind):
             assert f"\n{field.name}:\n" in inspect.cleandoc(kind.__doc__ or "")
-    assert {field.name for field in dataclasses.fields(Config)} == {*SIZES, *TIMES, "compression"}
+    assert {field.name for field in dataclasses.fields(Config)} == {
+        *SIZES,
+        *TIMES,
+        *("compression", "trace"),
+    }
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -99,6 +109,14 @@ def test_compression_is_a_deflate_or_none() -> None:
     for wrong in (True, "deflate", {}):
         with pytest.raises(TypeError, match="compression must be a Deflate or None"):
             Config(compression=wrong)  # type: ignore[arg-type]
+
+
+def test_a_trace_is_a_function_or_none() -> None:
+    events: list[TraceEvent] = []
+    assert Config(trace=events.append).trace == events.append
+    for wrong in (True, "print", [print]):
+        with pytest.raises(TypeError, match="trace must be a function of a TraceEvent"):
+            Config(trace=wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ GUARD = 30
 FACES = [anyws, anyws.sync, anyws.callbacks, anyws.testing]
 # Where `ws` is the connection of a program that waits.
 BLOCKING = {"sync.md"}
-WITH_OUTPUT = {"coming-from.md", "sync.md"}
+WITH_OUTPUT = {"coming-from.md", "observing.md", "serving.md", "sync.md"}
 
 FENCE = re.compile(
     r"^```(?P<info>[^\n`]+)\n(?P<options>(?::\w+:[^\n]*\n)*)(?P<code>.*?)^```$", re.M | re.S
@@ -542,7 +542,25 @@ async def subscribe_and_publish(url: str) -> None:
         assert await subscriber.receive() == "news"
 
 
+async def visit_and_be_asked_for_a_health_check(url: str) -> None:
+    await visit_health_check(url)
+    await visit_and_echo(url)
+
+
+async def visit_by_name_and_echo(url: str) -> None:
+    await visit_and_echo(re.sub(r"//.*:", "//localhost:", url))
+
+
+async def visit_and_echo(url: str) -> None:
+    async with anyws.open_websocket(url) as ws:
+        await ws.send("hello")
+        assert await ws.receive() == "hello"
+
+
 CLIENTS = {
+    "How many at a time": visit_and_echo,
+    "Names that the server is known by": visit_by_name_and_echo,
+    "Other answers on the same port": visit_and_be_asked_for_a_health_check,
     "Ask who is there, before the handshake": visit_health_check,
     "Send to many clients": subscribe_and_publish,
     "Stop working when the peer leaves": visit_and_leave,

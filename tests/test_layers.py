@@ -28,16 +28,19 @@ LAYERS: list[list[list[str]]] = [
     [["sync"], ["callbacks"], ["testing"]],
     [
         ["_client", "_target", "_reconnect", "_proxy"],
-        ["_server", "_served", "_accept", "_arrivals", "_policy", "_handlers", "_listening"],
+        [
+            *("_server", "_served", "_accept", "_arrivals", "_policy", "_handlers", "_listening"),
+            *("_routes", "_hooks"),
+        ],
     ],
-    [["_connection", "_websocket", "_face", "_fragments", "_handshake", "_keepalive"]],
+    [["_connection", "_websocket", "_face", "_fragments", "_handshake", "_keepalive", "_observed"]],
     [["_transports"]],
     [["_protocol"]],
-    [["_close", "_config", "_errors", "_speedups"]],
+    [["_close", "_config", "_errors", "_counters", "_trace", "_speedups"]],
 ]
 
 # The two lowest layers have no I/O, no clock and no concurrency.
-PURE = {"_protocol", "_close", "_config", "_errors", "_speedups"}
+PURE = {"_protocol", "_close", "_config", "_errors", "_counters", "_trace", "_speedups"}
 IMPURE = {
     *("anyio", "asyncio", "trio", "sniffio", "uvloop"),
     *("socket", "ssl", "select", "selectors", "subprocess", "multiprocessing", "concurrent"),

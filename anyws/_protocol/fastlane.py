@@ -50,10 +50,13 @@ class WrongMessageError(Exception):
 
 
 class FastLane:
-    """messages: how many went in through the lane."""
+    """messages: how many went in through the lane; sent, sent_bytes: and out, and what was in them."""
 
     def __init__(self, role: Role, config: Config, deflate: PerMessageDeflate | None) -> None:
         self.messages: int = 0
+        self.spoilt: int = 0  # of those that went in, the one that could not be inflated
+        self.sent: int = 0
+        self.sent_bytes: int = 0
         self._is_server = role is Role.SERVER
         self._deflate = deflate
         limits = [
@@ -106,6 +109,7 @@ class FastLane:
         assert self._deflate is not None
         opcode, payload = frame
         message: str | bytes
+        self.spoilt = 1
         try:
             content = self._deflate.inflate(payload, first=True, final=True)
             message = content.decode() if opcode == TEXT else content
@@ -113,6 +117,7 @@ class FastLane:
             raise WrongMessageError(error.code, str(error)) from None
         except UnicodeDecodeError as error:
             raise WrongMessageError(CloseCode.INVALID_DATA, str(error)) from None
+        self.spoilt = 0
         inbox.add_whole([message], len(content))
 
     def encode(self, data: str | bytes, compress: bool | None) -> bytes:
@@ -121,6 +126,8 @@ class FastLane:
             first, payload = _FIN | TEXT, data.encode()
         else:
             first, payload = _FIN | BINARY, data
+        self.sent += 1
+        self.sent_bytes += len(payload)
         deflate = self._deflate
         if deflate is not None:
             deflate.compress = compress

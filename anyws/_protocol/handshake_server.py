@@ -91,6 +91,7 @@ class ServerHandshake:
 
     def __init__(self, compression: Deflate | None, address: object = None) -> None:
         self.request: Request | None = None
+        self.asked: Request | None = None  # the same, also where it is none for a WebSocket
         self.response: Response | None = None  # the 101, once there is one
         self.subprotocol: str | None = None
         self.deflate: Negotiated | None = None
@@ -141,6 +142,7 @@ class ServerHandshake:
             Headers.decode(event.headers.raw_items()),
             self._address,
         )
+        self.asked = request
         _check_host(request)
         try:
             if event.http_version != b"1.1":

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from urllib.parse import parse_qs, unquote
 
 from .fields import EXCERPT_CHARACTERS, excerpt, is_token, parse_subprotocols
+from .notes import Notes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = [
     "Headers",
@@ -229,12 +233,14 @@ class Request:
         On a server, the peer's address as the stream below reports it; ``None`` on a client.
 
     On a server everything here is the peer's word. ``repr`` shows neither query nor headers.
+    What the server has found out about it is beside that: `state`, `user`, `path_parameters`.
     """
 
     method: str
     target: str
     headers: Headers
     remote_address: Any = None
+    _notes: Notes | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def raw_path(self) -> str:
@@ -273,6 +279,39 @@ class Request:
             return tuple(parse_subprotocols(self.headers.get("Sec-WebSocket-Protocol", "")))
         except ValueError:
             return ()
+
+    @property
+    def path_parameters(self) -> Mapping[str, str]:
+        """On a server with `Routes`, what the names in the path's pattern stand for, decoded."""
+        return {} if self._notes is None else self._notes.path_parameters
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What a server's hooks leave for one another and for the handler. ``repr`` hides it."""
+        return self._noted().state
+
+    @property
+    def user(self) -> Any:
+        """Who was let in: what `BasicAuth` or `BearerAuth` left; ``None`` where neither did.
+
+        It is ``state["user"]``, so that a hook of one's own can say it, too.
+        """
+        return None if self._notes is None else self._notes.state.get("user")
+
+    def on_end(self, callback: Callable[[], object]) -> None:
+        """Have this called once, when a server has nothing to do with this client any more.
+
+        That is when it was refused, when its handshake has failed, or when its connection is over.
+        For hooks that count or hold something. It is called where the client was served, in its
+        task or thread, and must not wait; what it raises is logged. The latest is called first.
+        """
+        self._noted().on_end.append(callback)
+
+    def _noted(self) -> Notes:
+        if self._notes is None:
+            object.__setattr__(self, "_notes", Notes())
+        assert self._notes is not None
+        return self._notes
 
     def __repr__(self) -> str:
         return f"<Request {self.method} {self.raw_path} host={self.host!r}>"

@@ -59,6 +59,11 @@ class Inbox:
         self.messages: Sequence[str | bytes] = ()
         self.waiting_bytes: int = 0  # of messages, and of a piece
         self.partial_bytes: int = 0
+        # Since the beginning. (Messages that come whole are counted by the lane.)
+        self.received_bytes: int = 0
+        self.joined_messages: int = 0
+        self.most_messages: int = 0
+        self.most_bytes: int = 0
         self.streaming: bool = False
         self.discarding: bool = False  # this end has closed: nothing more is kept
         self._max_messages = max_messages
@@ -107,8 +112,14 @@ class Inbox:
 
     def add_whole(self, messages: list[str | bytes], size: int) -> None:
         """Keep messages that are complete, of so many bytes together."""
-        self._queue().extend(messages)
-        self.waiting_bytes += size
+        queue = self._queue()
+        queue.extend(messages)
+        self.received_bytes += size
+        self.waiting_bytes = waiting = self.waiting_bytes + size
+        if waiting > self.most_bytes:
+            self.most_bytes = waiting
+        if len(queue) > self.most_messages:
+            self.most_messages = len(queue)
 
     def _queue(self) -> deque[str | bytes]:
         queue = self.messages
@@ -121,19 +132,24 @@ class Inbox:
         """Keep what was received of a message; `finished` says that it ends here."""
         if self.discarding:
             return
+        size = size_of(data)
+        self.received_bytes += size
+        self.joined_messages += finished
         self._in_message = not finished
         if self._skip_rest:
             self._skip_rest = not finished
         elif self.streaming and not self._piece_was_last:
             # An empty piece tells the reader nothing, except that of an empty message its type.
             if data or (finished and not self._streamed_any):
-                self._add_piece(data, size_of(data))
+                self._add_piece(data, size)
             self._piece_was_last = finished
         else:
-            self.partial_bytes += size_of(data)
+            self.partial_bytes += size
             self._partial = _grown(self._partial, data)
             if finished:
                 self._queue().append(self._take_partial())
+        self.most_messages = max(self.most_messages, len(self.messages))
+        self.most_bytes = max(self.most_bytes, self.waiting_bytes)
 
     def _take_partial(self) -> str | bytes:
         partial, self._partial = self._partial, None

@@ -1,4 +1,4 @@
-"""Which browsers' pages may open a WebSocket here (RFC 6455, section 10.2)."""
+"""Which browsers' pages may open a WebSocket here (RFC 6455, section 10.2), and under which names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from .url import encode_host
 if TYPE_CHECKING:
     from .http import Request
 
-__all__ = ["Origins", "check_origin", "check_origins_argument"]
+__all__ = [
+    "Origins",
+    "check_host",
+    "check_hosts_argument",
+    "check_origin",
+    "check_origins_argument",
+]
 
 Origins: TypeAlias = Collection[str | re.Pattern[str]] | Literal["*"] | None
 
@@ -121,3 +127,51 @@ def _parse(origin: str) -> _Origin:
     scheme = scheme.lower()
     host, port = parse_host(place)
     return scheme, host, port or _DEFAULT_PORTS.get(scheme)
+
+
+# --- The Host header ---
+
+
+def check_hosts_argument(hosts: object) -> tuple[str | re.Pattern[str], ...]:
+    """Return the hosts that a caller gave, as `check_host` takes them.
+
+    Raises `ValueError` or `TypeError` where an entry could never match, or is not one.
+    """
+    if isinstance(hosts, (str, bytes)) or not isinstance(hosts, Collection):
+        raise TypeError(f"hosts must be a collection, not {type(hosts).__name__}")
+    if not hosts:
+        raise ValueError("hosts is empty: nobody could be served")
+    for entry in hosts:
+        if isinstance(entry, re.Pattern) and isinstance(entry.pattern, str):
+            continue
+        if not isinstance(entry, str):
+            raise TypeError("an entry of hosts must be a str or a compiled pattern of str")
+        try:
+            parse_host(_host_in_ascii(entry))
+        except ValueError as error:
+            raise ValueError(f"{entry!r} in hosts is not a host: {error}") from None
+    return tuple(hosts)
+
+
+def check_host(value: str, hosts: tuple[str | re.Pattern[str], ...]) -> bool:
+    """Tell whether a Host header names one of these; those without a port go with any."""
+    try:
+        host, port = parse_host(value)
+    except ValueError:
+        return False
+    for entry in hosts:
+        if isinstance(entry, re.Pattern):
+            if entry.fullmatch(value):
+                return True
+            continue
+        our_host, our_port = parse_host(_host_in_ascii(entry))
+        if host == our_host and our_port in (None, port):
+            return True
+    return False
+
+
+def _host_in_ascii(entry: str) -> str:
+    if entry.startswith("["):
+        return entry
+    host, colon, port = entry.partition(":")
+    return encode_host(host) + colon + port

@@ -37,6 +37,7 @@ from wsproto.frame_protocol import CloseReason
 from .._close import Close, CloseCode, Role
 from .deflate import PerMessageDeflate
 from .ending import By, Ending
+from .inbox import size_of
 from .reading import Half, Reading
 
 if TYPE_CHECKING:
@@ -53,6 +54,11 @@ __all__ = ["Half", "Protocol"]
 
 class Protocol(Reading):
     """The state of one connection. Not for concurrent use by threads; it never waits."""
+
+    # What most connections never count takes no memory of theirs.
+    pings_received: int = 0
+    _engine_sent: int = 0
+    _engine_sent_bytes: int = 0
 
     def __init__(
         self, role: Role, config: Config, deflate: PerMessageDeflate | None = None
@@ -91,6 +97,16 @@ class Protocol(Reading):
         """The names of the extensions in use."""
         return () if self._deflate is None else (self._deflate.name,)
 
+    @property
+    def messages_sent(self) -> int:
+        """How many messages were encoded to their end."""
+        return self._engine_sent + (0 if self._lane is None else self._lane.sent)
+
+    @property
+    def bytes_sent(self) -> int:
+        """How many bytes were in them, and in fragments, before compression."""
+        return self._engine_sent_bytes + (0 if self._lane is None else self._lane.sent_bytes)
+
     def exception(self, *, receiving: bool = False) -> ConnectionClosed:
         """Return a new exception for a call that the end of the connection makes impossible."""
         return self.ending.exception(delivered=receiving and not self.inbox.discarding)
@@ -98,6 +114,7 @@ class Protocol(Reading):
     # --- What is received ---
 
     def _ping_received(self, payload: bytes) -> None:
+        self.pings_received += 1
         if self.ours is not Half.OPEN:
             return
         if self.write_blocked:
@@ -219,6 +236,8 @@ class Protocol(Reading):
         else:
             event = BytesMessage(data, message_finished=finished)
         frame = self._engine.send(event)
+        self._engine_sent += finished
+        self._engine_sent_bytes += size_of(data)
         self.in_message = not finished
         return frame
 

@@ -151,6 +151,12 @@ class Reading(ABC):
         """How many frames went through the fast lane."""
         return 0 if self._lane is None else self._lane.messages
 
+    @property
+    def messages_received(self) -> int:
+        """How many messages have arrived whole, whichever way they went."""
+        spoilt = 0 if self._lane is None else self._lane.spoilt
+        return self.lane_frames - spoilt + self.inbox.joined_messages
+
     # --- Chunks ---
 
     def receive_data(self, data: bytes | memoryview) -> None:

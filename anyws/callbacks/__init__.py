@@ -5,9 +5,9 @@ listeners with events. It speaks `anyws.open_websocket` underneath, on an event 
 that all clients share; nothing of the protocol is written twice.
 
 **Threads.** ``anyws callbacks``, one, with the event loop: it runs from the first connection to the
-last, and no code of the program's ever runs in it. ``anyws listeners``, one as a rule: it calls
-listeners, or `dispatch`, and is there only while there are events; for listeners that block there
-are more. Clients that are polled need none. And the program's own, which may call anything.
+last, and no code of the program's ever runs in it, but for `Config.trace`. ``anyws listeners``, one
+as a rule: it calls listeners, or `dispatch`, and is there only while there are events; for listeners
+that block there are more. Clients that are polled need none. And the program's own, which may call anything.
 
 **Who holds what.** The program holds the `Client`, and that its listeners. The loop holds the `Run`
 of an open connection, which knows its client weakly. Between the two stand the `Inbox`, events on

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from .._config import Config
+    from .._counters import Counters
     from .._protocol.http import HeadersLike
     from ._events import Closed, Failed, Listener, ListenersLike
     from ._run import Post
@@ -229,6 +230,15 @@ class Client:
         """How many bytes of messages wait to be handed to the network."""
         run = self._run
         return 0 if run is None else run.pending_bytes
+
+    @property
+    def counters(self) -> Counters | None:
+        """What went over the connection so far, also when it is closed; ``None`` before it is open.
+
+        Of the connection, not of the events: those of some messages may come later.
+        """
+        run = self._run
+        return None if run is None or run.websocket is None else run.websocket.counters
 
     # --- Opening ---
 

@@ -6,7 +6,7 @@ started for a client: pings are answered while the program is within a call that
 
 from ._client import open_websocket
 from ._fragments import FragmentReceiver, FragmentSender
-from ._server import Handler, HandlersLike, OnRequest, Server, open_server, serve
+from ._server import Handler, HandlersLike, OnRequest, OnRequests, Server, open_server, serve
 from ._websocket import WebSocket
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Handler",
     "HandlersLike",
     "OnRequest",
+    "OnRequests",
     "Server",
     "WebSocket",
     "open_server",

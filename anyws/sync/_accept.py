@@ -11,6 +11,7 @@ from .._close import Role
 from .._config import LINGER
 from .._errors import HandshakeError, HandshakeInvalid, HandshakeRejected, HandshakeTimeout
 from .._handshake import Handshake
+from .._observed import call_on_end
 from .._policy import peer_of
 from .._protocol.handshake_server import BadRequest, ServerHandshake
 from .._protocol.http import text_response
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from .._protocol.http import Response
     from ._websocket import WebSocket
 
-__all__ = ["Refused", "accept"]
+__all__ = ["Refused", "accept", "turn_away"]
 
 _TCP = (socket.AF_INET, socket.AF_INET6)
 _CLOSING = "the server is closing\n"
@@ -70,6 +71,7 @@ def accept(
         try:
             _answer(stream, handshake, policy, deadline, is_closing, admit)
         except Refused as refused:
+            call_on_end(handshake.asked)  # who knows the answer may be back at once
             _refuse(stream, handshake, refused.response, deadline, is_closing)
             raise refused.error from None
         except OutOfTime:
@@ -88,8 +90,21 @@ def accept(
             Role.SERVER, stream, config, settled, handshake.deflate, handshake.trailing_data
         )
     except BaseException:
+        call_on_end(handshake.asked)
         sock.close()
         raise
+
+
+def turn_away(sock: socket.socket, response: Response, ssl_context: ssl.SSLContext | None) -> None:
+    """Give a client this answer whatever it asks for, and close; all that in a bounded time.
+
+    Raises OSError where TLS fails.
+    """
+    with sock:
+        stream = BlockingStream(sock)
+        if ssl_context is not None:
+            stream.start_tls(ssl_context, time.monotonic() + LINGER, server_side=True)
+        _refuse(stream, ServerHandshake(None), response, -math.inf, lambda: False)
 
 
 def _answer(

@@ -105,10 +105,13 @@ class _Opening:
     ) -> None:
         websocket, self._websocket = self._websocket, None
         assert websocket is not None
-        if exc is None:
-            websocket.close()
-        else:
-            websocket._leave(Close(CloseCode.GOING_AWAY), exc)
+        try:
+            if exc is None:
+                websocket.close()
+            else:
+                websocket._leave(Close(CloseCode.GOING_AWAY), exc)
+        finally:
+            websocket._note_end()
 
 
 def _open(target: Target, handshake: ClientHandshake, config: Config, deadline: float) -> WebSocket:

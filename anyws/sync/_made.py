@@ -6,7 +6,8 @@ import time
 from typing import TYPE_CHECKING
 
 from .._keepalive import Keepalive
-from .._protocol.protocol import Protocol
+from .._observed import note_opened
+from .._protocol.tracing import make_protocol
 from .._transports.blocking import BlockingTransport
 from ._websocket import WebSocket
 
@@ -28,7 +29,8 @@ def make_websocket(
     negotiated: Negotiated | None,
     trailing_data: bytes,
 ) -> WebSocket:
-    protocol = Protocol.negotiated(role, config, negotiated)
+    protocol = make_protocol(role, config, negotiated, time.monotonic)
+    note_opened(protocol, handshake)
     if trailing_data:
         protocol.receive_data(trailing_data)
     keepalive = Keepalive(protocol, config, time.monotonic())

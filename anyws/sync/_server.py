@@ -24,31 +24,37 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .._close import Close, CloseCode
-from .._config import as_config
+from .._config import MAX_TURNED_AWAY, as_config
+from .._counters import Tally
 from .._errors import HandshakeError
-from .._handlers import Handlers, call_at_once, no_coroutines
+from .._handlers import call_at_once, no_coroutines
 from .._listening import Listening, Place
-from .._policy import Policy, peer_of
+from .._observed import call_on_end
+from .._policy import TOO_MANY, Policy, hooks_of, peer_of
+from .._routes import make_table
 from .._transports.blocking_stream import network_may_fail
-from ._accept import Refused, accept
+from ._accept import Refused, accept, turn_away
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
     from types import TracebackType
 
     from .._config import Config
+    from .._counters import Totals
     from .._listening import Hosts
     from .._protocol.http import HeadersLike, Reject, Request, Response
     from .._protocol.origin import Origins
+    from .._routes import Routes, Table
     from ._websocket import WebSocket
 
 __all__ = ["Handler", "HandlersLike", "OnRequest", "Server", "open_server", "serve"]
 
 Handler: TypeAlias = "Callable[[WebSocket], object]"
-HandlersLike: TypeAlias = "Handler | Mapping[str | None, Handler] | Mapping[str, Handler]"
+HandlersLike: TypeAlias = "Handler | Mapping[str | None, Handler] | Mapping[str, Handler] | Routes"
 OnRequest: TypeAlias = "Callable[[Request], Response | Reject | None]"
+OnRequests: TypeAlias = "OnRequest | Sequence[OnRequest] | None"
 
 _logger = logging.getLogger("anyws.server")
 
@@ -66,7 +72,7 @@ def serve(
     port: int | None = None,
     sockets: Iterable[socket.socket] | None = None,
     ssl_context: ssl.SSLContext | None = None,
-    on_request: OnRequest | None = None,
+    on_request: OnRequests = None,
     origins: Origins = None,
     headers: HeadersLike | None = None,
     config: Config | None = None,
@@ -111,7 +117,7 @@ def open_server(
     port: int | None = None,
     sockets: Iterable[socket.socket] | None = None,
     ssl_context: ssl.SSLContext | None = None,
-    on_request: OnRequest | None = None,
+    on_request: OnRequests = None,
     origins: Origins = None,
     headers: HeadersLike | None = None,
     config: Config | None = None,
@@ -124,24 +130,25 @@ def open_server(
     block is `Server.close`; where its body raises, handlers have ``Config.cancel_grace`` to end.
 
     :param handlers: a function that takes the `WebSocket`, for everybody; or a mapping from
-        subprotocols to such functions, as for `anyws.open_server`
+        subprotocols to such functions, or `anyws.Routes`, as for `anyws.open_server`
     :param sockets: listening sockets to accept from instead of a host and port. The server closes
         them
-    :param on_request: a function that is shown every `Request`, in the connection's thread
+    :param on_request: a function that is shown every `Request`, in the connection's thread; or a
+        sequence of such functions
 
     Other arguments and errors are those of `anyws.open_server`.
     """
     if (port is None) == (sockets is None):
         raise TypeError("a server needs a port=, or else sockets=")
     place = None if port is None else Place(host, port)
-    table: Handlers[Handler] = Handlers(handlers, default, "a function")
+    table: Table[Handler] = make_table(handlers, default, "a function")
     for one in table:
         no_coroutines(one, "a handler of anyws.sync")
-    no_coroutines(on_request, "on_request in anyws.sync")
-    ask: Any = on_request
-    if callable(on_request):
-        ask = partial(call_at_once, on_request, what="on_request")
-    policy = Policy.make(table.choose, ask, origins, headers)
+    hooks: list[Any] = []
+    for hook in hooks_of(on_request):
+        no_coroutines(hook, "on_request in anyws.sync")
+        hooks.append(partial(call_at_once, hook, what="on_request"))
+    policy = Policy.make(table.choose, hooks, origins, headers)
     server = Server(table, policy, as_config(config), ssl_context)
     return _Serving(server, lambda: list(sockets or ()) if place is None else _listen(place))
 
@@ -165,7 +172,7 @@ class Server(Listening):
 
     def __init__(
         self,
-        handlers: Handlers[Handler],
+        handlers: Table[Handler],
         policy: Policy,
         config: Config,
         ssl_context: ssl.SSLContext | None,
@@ -179,6 +186,8 @@ class Server(Listening):
         self._served: dict[_Served, threading.Thread] = {}
         self._waiters: list[threading.Lock] = []  # one for each thread that waits for the end
         self._named: set[threading.Thread] = set()  # in the log, for not ending
+        self._turned_away: set[_Served] = set()  # of those, whom there is no room for
+        self._tally = Tally()
         self._is_closing = False
         self._deadline = math.inf  # of the handlers
         self._keeps_connections = False
@@ -190,6 +199,13 @@ class Server(Listening):
         """The connections whose handlers run."""
         with self._lock:
             return frozenset(s.websocket for s in self._served if s.websocket is not None)
+
+    @property
+    def totals(self) -> Totals:
+        """What the server has counted over all its clients, open and gone."""
+        with self._lock:
+            present = [s.websocket for s in self._served if s.websocket is not None]
+            return self._tally.totals([ws.counters for ws in present])
 
     # --- Accepting ---
 
@@ -245,12 +261,15 @@ class Server(Listening):
             time.sleep(_ACCEPT_PAUSE)
             return
         served = _Served(sock, address)
+        if not self._has_room(served):
+            return
         # The end of the process waits for it, unlike for the thread that accepts.
         thread = threading.Thread(
             target=self._serve, args=(served,), name=f"anyws {peer_of(address)}", daemon=False
         )
         with self._lock:
             if self._is_closing:
+                self._turned_away.discard(served)
                 sock.close()
                 return
             self._served[served] = thread
@@ -261,11 +280,28 @@ class Server(Listening):
             sock.close()
             self._forget(served)
 
+    def _has_room(self, served: _Served) -> bool:
+        """Tell whether the client gets a thread, be it only to be told that there is no room."""
+        most = self._config.max_connections
+        with self._lock:
+            if most is None or len(self._served) - len(self._turned_away) < most:
+                return True
+            self._tally.refused += 1
+            self._tally.turned_away += 1
+            if len(self._turned_away) < MAX_TURNED_AWAY:
+                self._turned_away.add(served)
+                return True
+        served.socket.close()
+        return False
+
     # --- Serving ---
 
     def _serve(self, served: _Served) -> None:
         try:
-            self._serve_in_thread(served)
+            if served in self._turned_away:
+                self._turn_away(served)
+            else:
+                self._serve_in_thread(served)
         except Exception as error:
             _logger.error("anyws failed while serving a client", exc_info=error)
         finally:
@@ -274,6 +310,9 @@ class Server(Listening):
     def _forget(self, served: _Served) -> None:
         with self._lock:
             del self._served[served]
+            if served.websocket is not None:
+                self._tally.add(served.websocket.counters)
+            self._turned_away.discard(served)
             self._note_change()
 
     def _admit(self, served: _Served) -> bool:
@@ -281,6 +320,12 @@ class Server(Listening):
         with self._lock:
             served.is_admitted = not self._is_closing
         return served.is_admitted
+
+    def _turn_away(self, served: _Served) -> None:
+        peer = peer_of(served.address)
+        _logger.info("%s: no WebSocket: the server has as many clients as it takes", peer)
+        with network_may_fail():
+            turn_away(served.socket, TOO_MANY, self._ssl_context)
 
     def _serve_in_thread(self, served: _Served) -> None:
         peer = peer_of(served.address)
@@ -295,18 +340,27 @@ class Server(Listening):
                 partial(self._admit, served),
             )
         except (HandshakeError, Refused, OSError) as error:
+            with self._lock:
+                self._tally.refused += 1
             _logger.info("%s: no WebSocket: %s", peer, str(error) or repr(error))
             return
-        handler = self._handlers.handler(ws.request.subprotocols, ws.subprotocol)
+        handler = self._handlers.handler(ws.request, ws.subprotocol)
         with self._lock:
+            self._tally.accepted += 1
             served.websocket = ws
             if self._is_closing:
                 ws._begin_close(CloseCode.GOING_AWAY, "")
         try:
+            self._run_handler(handler, ws)
+        finally:
+            ws._note_end()
+            call_on_end(ws.request)
+
+    def _run_handler(self, handler: Handler, ws: WebSocket) -> None:
+        try:
             call_at_once(handler, ws, "the handler")
         except Exception as error:
             if ws._protocol.ending.is_told_by(error):
-                _logger.info("%r", ws)
                 ws._leave(Close(CloseCode.GOING_AWAY), error)
             else:
                 _logger.error("the handler of %r failed", ws, exc_info=error)

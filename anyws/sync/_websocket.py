@@ -12,6 +12,7 @@ from anyio import BusyResourceError
 from .._close import CloseCode, check_close
 from .._errors import ClosedByPeer
 from .._face import Face
+from .._observed import note_end
 from .._protocol.outgoing import as_binary, as_json, as_message, as_text, parse_json
 from ._fragments import FragmentReceiver, FragmentSender
 
@@ -358,6 +359,11 @@ class WebSocket(Face):
             self.abort()
             raise
         return self._protocol.ending.closure()
+
+    def _note_end(self) -> None:
+        """Tell that the owner of the connection is done with it."""
+        seconds = time.monotonic() - self._keepalive.opened_at
+        note_end(self._protocol, self._handshake, seconds)
 
     def abort(self) -> None:
         """Cut the connection without a closing handshake; what has not been received is lost."""

@@ -26,7 +26,20 @@ if TYPE_CHECKING:
 
     from anyws import Closure
 
-__all__ = ["FACES", "SERVERS", "AsyncFace", "Awaited", "Face", "ServerFace"]
+__all__ = ["FACES", "SERVERS", "AsyncFace", "Awaited", "Face", "Paths", "ServerFace"]
+
+
+class Paths(dict[str, Any]):
+    """Handlers, or tables of them, by path: to be `anyws.Routes` once they are the face's own."""
+
+
+def _each(handlers: Any, wrap: Callable[[Any], Any]) -> Any:
+    """Give handlers, one or a table of them, made into ones of a face."""
+    if isinstance(handlers, Paths):
+        return anyws.Routes({path: _each(one, wrap) for path, one in handlers.items()})
+    if isinstance(handlers, dict):
+        return {name: wrap(one) for name, one in handlers.items()}
+    return wrap(handlers)
 
 
 class Face(ABC):
@@ -138,10 +151,7 @@ class AsyncFace(Face, ServerFace):
     @contextmanager
     def serving(self, handlers: Any, **options: Any) -> Iterator[Awaited]:
         with self._portal() as portal:
-            if isinstance(handlers, dict):
-                ours: Any = {name: _in_thread(portal, one) for name, one in handlers.items()}
-            else:
-                ours = _in_thread(portal, handlers)
+            ours = _each(handlers, partial(_in_thread, portal))
             if default := options.pop("default", None):
                 options["default"] = _in_thread(portal, default)
             opening = anyws.open_server(ours, **self._options(options))
@@ -205,10 +215,7 @@ class SyncFace(Face, ServerFace):
 
     @contextmanager
     def serving(self, handlers: Any, **options: Any) -> Iterator[anyws.sync.Server]:
-        if isinstance(handlers, dict):
-            ours: Any = {name: _with_driver(one) for name, one in handlers.items()}
-        else:
-            ours = _with_driver(handlers)
+        ours = _each(handlers, _with_driver)
         if default := options.pop("default", None):
             options["default"] = _with_driver(default)
         with anyws.sync.open_server(ours, **self._options(options)) as server:

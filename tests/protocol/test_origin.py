@@ -9,7 +9,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from anyws._protocol.http import Headers, Request
-from anyws._protocol.origin import check_origin, check_origins_argument
+from anyws._protocol.origin import (
+    check_host,
+    check_hosts_argument,
+    check_origin,
+    check_origins_argument,
+)
 
 
 def from_page(origin, host="good.com"):
@@ -184,3 +189,54 @@ def test_any_origin_gets_an_answer(origin):
     """R-36."""
     assert allowed(origin, origins=["https://other.com"]) in (True, False)
     assert not allowed("https://good.com" + origin) or re.fullmatch(":0{0,2}443|", origin)
+
+
+# --- The Host header ---
+
+HOSTS = ["good.com", "other.com:8000", "[::1]", "127.0.0.1", "b\u00fccher.example"]
+HOSTS_AND_PATTERN = check_hosts_argument([*HOSTS, re.compile(r"[a-z]+\.many\.com(:80)?")])
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("good.com", "GOOD.com", "good.com:80", "good.com:8443", "other.com:8000"),
+        *("[::1]", "[0:0::1]:99", "127.0.0.1:5", "xn--bcher-kva.example", "a.many.com"),
+        "a.many.com:80",
+    ],
+)
+def test_a_name_that_the_server_is_known_by_is_allowed(host):
+    """V18."""
+    assert check_host(host, HOSTS_AND_PATTERN)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("", "evil.com", "good.com.evil.com", "evilgood.com", "sub.good.com", "good.com."),
+        *("other.com", "other.com:80", "good.com:evil", "good.com@evil.com", "evil.com#good.com"),
+        *("a.many.com.evil.com", "x.a.many.com", "a.many.com:8080", "a.many.com\n", "127.0.0.11"),
+        *("[::1", "::1", "0x7f.0.0.1"),
+    ],
+)
+def test_any_other_name_is_not(host):
+    """V18: neither one that begins or ends like it."""
+    assert not check_host(host, HOSTS_AND_PATTERN)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "error", "why"),
+    [
+        ("good.com", TypeError, "must be a collection, not str"),
+        (5, TypeError, "must be a collection, not int"),
+        ([], ValueError, "nobody could be served"),
+        (["https://good.com"], ValueError, "is not a host"),
+        (["*.good.com"], ValueError, "is not a host"),
+        (["good.com/"], ValueError, "is not a host"),
+        ([re.compile(b"x")], TypeError, "must be a str or a compiled pattern"),
+        ([b"good.com"], TypeError, "must be a str or a compiled pattern"),
+    ],
+)
+def test_a_host_that_could_never_match_is_the_caller_s_fault(hosts, error, why):
+    with pytest.raises(error, match=why):
+        check_hosts_argument(hosts)

@@ -3,13 +3,25 @@
 It is run again and again, struck one step later each time, until it gets through without a strike.
 """
 
-from . import bodies, closing, events, handshakes, programs, receiving, sending, servers, watching
+from . import (
+    admission,
+    bodies,
+    closing,
+    events,
+    handshakes,
+    programs,
+    receiving,
+    sending,
+    servers,
+    watching,
+)
 from ._registry import BACKENDS, SCENARIOS, Scenario
 
 __all__ = [
     "BACKENDS",
     "SCENARIOS",
     "Scenario",
+    "admission",
     "bodies",
     "closing",
     "events",

@@ -1,0 +1,77 @@
+"""What is told of a connection: its counters at any time, its beginning and its end."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from ._close import Role
+from ._counters import Counters
+from ._protocol.notes import take_on_end
+from ._protocol.tracing import TracedProtocol
+
+if TYPE_CHECKING:
+    from ._handshake import Handshake
+    from ._keepalive import Keepalive
+    from ._protocol.http import Request
+    from ._protocol.protocol import Protocol
+
+__all__ = ["call_on_end", "counters_of", "note_end", "note_opened"]
+
+_LOGGERS = {
+    Role.CLIENT: logging.getLogger("anyws.client"),
+    Role.SERVER: logging.getLogger("anyws.server"),
+}
+
+
+def counters_of(protocol: Protocol, keepalive: Keepalive) -> Counters:
+    """Return what was counted so far."""
+    inbox = protocol.inbox
+    return Counters(
+        messages_received=protocol.messages_received,
+        messages_sent=protocol.messages_sent,
+        bytes_received=inbox.received_bytes,
+        bytes_sent=protocol.bytes_sent,
+        pings_received=protocol.pings_received,
+        pings_sent=keepalive.pings_sent,
+        latency=keepalive.latency,
+        inbox_messages=inbox.most_messages,
+        inbox_bytes=inbox.most_bytes,
+    )
+
+
+def note_opened(protocol: Protocol, handshake: Handshake) -> None:
+    """Tell of a connection that begins, where somebody traces it."""
+    if not isinstance(protocol, TracedProtocol):
+        return
+    words = [handshake.peer]
+    if protocol.role is Role.SERVER:
+        words.append(repr(handshake.request.raw_path))
+    if handshake.subprotocol is not None:
+        words.append(f"subprotocol {handshake.subprotocol!r}")
+    words += protocol.extensions
+    protocol.tell("open", detail=", ".join(words))
+
+
+def note_end(protocol: Protocol, handshake: Handshake, seconds: float) -> None:
+    """Tell of a connection whose stream is closed, after so many seconds."""
+    cause = protocol.ending.closure().cause
+    _LOGGERS[protocol.role].info(
+        "%s: %s, after %.1f s, %d messages in, %d out",
+        handshake.peer,
+        cause,
+        seconds,
+        protocol.messages_received,
+        protocol.messages_sent,
+    )
+    if isinstance(protocol, TracedProtocol):
+        protocol.tell("closed", detail=cause)
+
+
+def call_on_end(request: Request | None) -> None:
+    """Call what is to be called when a server is done with a client; see `Request.on_end`."""
+    for callback in reversed(take_on_end(request)):
+        try:
+            callback()
+        except Exception as error:  # noqa: BLE001 - it is the program's, and logged
+            _LOGGERS[Role.SERVER].error("a callback of Request.on_end failed", exc_info=error)
