@@ -6,7 +6,7 @@ A map of the house, from the top down; data goes out this way and comes in the o
     sync/                        a face for programs without an event loop
     callbacks/                   a face for programs with a main loop of their own
     testing/                     for tests of programs: pairs in memory, faults, virtual time
-    _client.py                   ways in: a URL becomes a WebSocket
+    _client.py  _reconnect.py    ways in: a URL becomes a WebSocket, or one after another
     _server.py  _served.py  _accept.py  _handlers.py  _listening.py
                                  ways in: a listener becomes WebSockets with handlers
     _connection.py               who owns a connection, and how it is left
@@ -22,7 +22,7 @@ A map of the house, from the top down; data goes out this way and comes in the o
 from ._accept import wrap_server_stream
 from ._client import connect_websocket, open_websocket, wrap_client_stream
 from ._close import Close, CloseCode, Closure, Role, Status
-from ._config import Config, Deflate
+from ._config import Backlog, Backoff, Config, Deflate
 from ._errors import (
     ClosedByPeer,
     ClosedByUs,
@@ -42,10 +42,13 @@ from ._handshake import WebSocketAttribute
 from ._policy import OnRequest
 from ._protocol.http import Headers, HeadersLike, Reject, Request, Response
 from ._protocol.origin import Origins
+from ._reconnect import Interruption, Reconnecting, reconnecting
 from ._server import Server, open_server, serve
 from ._websocket import WebSocket
 
 __all__ = [
+    "Backlog",
+    "Backoff",
     "Close",
     "CloseCode",
     "ClosedByPeer",
@@ -66,9 +69,11 @@ __all__ = [
     "HandshakeTimeout",
     "Headers",
     "HeadersLike",
+    "Interruption",
     "InvalidURL",
     "OnRequest",
     "Origins",
+    "Reconnecting",
     "Reject",
     "Request",
     "Response",
@@ -81,6 +86,7 @@ __all__ = [
     "connect_websocket",
     "open_server",
     "open_websocket",
+    "reconnecting",
     "serve",
     "wrap_client_stream",
     "wrap_server_stream",

@@ -225,7 +225,8 @@ class _ClientOpening(Opening):
             if handshake.rejected is not None:
                 raise HandshakeRejected(handshake.rejected) from error
             raise HandshakeInvalid(
-                f"the connection to {self.url.authority} was lost during the opening handshake"
+                f"the connection to {self.url.authority} was lost during the opening handshake",
+                cut_short=True,
             ) from error
         return Connection(
             Role.CLIENT,
