@@ -9,6 +9,8 @@ A map of the house, from the top down; data goes out this way and comes in the o
     _client.py  _reconnect.py    ways in: a URL becomes a WebSocket, or one after another
     _server.py  _served.py  _accept.py  _handlers.py  _listening.py
                                  ways in: a listener becomes WebSockets with handlers
+    _broadcast.py  _byte_stream.py
+                                 a message to many at once; a connection without messages
     _connection.py               who owns a connection, and how it is left
     _websocket.py  _fragments.py  _handshake.py
                                  what a program has of it
@@ -20,6 +22,8 @@ A map of the house, from the top down; data goes out this way and comes in the o
 """
 
 from ._accept import wrap_server_stream
+from ._broadcast import BroadcastResult, broadcast
+from ._byte_stream import WebSocketByteStream
 from ._client import connect_websocket, open_websocket, wrap_client_stream
 from ._close import Close, CloseCode, Closure, Role, Status
 from ._config import Backlog, Backoff, Config, Deflate
@@ -49,6 +53,7 @@ from ._websocket import WebSocket
 __all__ = [
     "Backlog",
     "Backoff",
+    "BroadcastResult",
     "Close",
     "CloseCode",
     "ClosedByPeer",
@@ -82,7 +87,9 @@ __all__ = [
     "Status",
     "WebSocket",
     "WebSocketAttribute",
+    "WebSocketByteStream",
     "WebSocketError",
+    "broadcast",
     "connect_websocket",
     "open_server",
     "open_websocket",

@@ -30,6 +30,7 @@ LAYERS: list[list[list[str]]] = [
         ["_client", "_target", "_reconnect", "_proxy"],
         ["_server", "_served", "_accept", "_policy", "_handlers", "_listening"],
     ],
+    [["_broadcast", "_byte_stream"]],
     [["_connection", "_websocket", "_face", "_fragments", "_handshake", "_keepalive"]],
     [["_transports"]],
     [["_protocol"]],

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from .._config import Config
     from .._errors import ConnectionClosed
     from .negotiation import Negotiated
+    from .shared import SharedMessage
 
 __all__ = ["Half", "Protocol"]
 
@@ -221,6 +222,10 @@ class Protocol(Reading):
         frame = self._engine.send(event)
         self.in_message = not finished
         return frame
+
+    def encode_shared(self, message: SharedMessage) -> bytes:
+        """Return the frame of a message that others get, too; not within a message of ours."""
+        return message.frame(self._deflate, masked=self.role is Role.CLIENT)
 
     def ping(self, payload: bytes) -> None:
         """Put a ping among the replies."""
