@@ -204,7 +204,7 @@ class Reconnecting:
         assert group is not None
         try:
             if exc is not None:
-                self._stopped = True
+                self._end_steps()
                 # The task of the connection closes it as that of `connect_websocket` does.
                 group.cancel_scope.cancel()
             else:
@@ -237,20 +237,20 @@ class Reconnecting:
     async def __anext__(self) -> WebSocket:
         """Close the connection before, wait, connect, and return the new connection.
 
-        Tries as often as it takes. The iteration ends after `stop`, and where `should_retry` says
-        so of a connection that had been open.
+        Tries as often as it takes. The iteration ends after `stop`, with the block, and where
+        `should_retry` says so of a connection that had been open.
 
         :raises Exception: what an attempt failed with, as told at `open_websocket`, where that is
             not to be tried again
         :raises anyio.BusyResourceError: another task takes a step (the caller's fault)
-        :raises RuntimeError: not within ``async with`` (the caller's fault)
+        :raises RuntimeError: not entered with ``async with`` (the caller's fault)
 
         Cancelled, the connection before is closed or open, and nothing else is: the next step
         goes on from there.
         """
         if self._stepping:
             raise BusyResourceError("taking connections from")
-        if self._task_group is None:
+        if not self._entered:
             raise RuntimeError("connections are to be had within `async with` only")
         self._stepping = True
         try:
@@ -288,11 +288,14 @@ class Reconnecting:
         A step in progress ends, and with it the iteration. To be called in the event loop's
         thread, from anywhere in it; any number of times.
         """
+        self._end_steps()
+        if self._websocket is not None and self._websocket.is_open:
+            self._websocket._begin_close(CloseCode.NORMAL, "")
+
+    def _end_steps(self) -> None:
         self._stopped = True
         if self._step is not None:
             self._step.cancel()
-        if self._websocket is not None and self._websocket.is_open:
-            self._websocket._begin_close(CloseCode.NORMAL, "")
 
     # --- A step ---
 

@@ -614,17 +614,52 @@ async def test_one_task_at_a_time_takes_a_step():
             tg.cancel_scope.cancel()
 
 
-async def test_it_is_entered_once_and_of_use_within_the_block_only():
+async def test_it_is_entered_once_and_ends_with_the_block():
     connections = Service().connections()
     with pytest.raises(RuntimeError, match="within `async with`"):
         await anext(connections)
     async with connections:
         with pytest.raises(RuntimeError, match="make another"):
             await connections.__aenter__()
-    with pytest.raises(RuntimeError, match="within `async with`"):
+    with pytest.raises(StopAsyncIteration):
         await anext(connections)
     with pytest.raises(RuntimeError, match="make another"):
         await connections.__aenter__()
+
+
+@pytest.mark.parametrize("moment", ["delay", "opening", "connection"])
+@pytest.mark.parametrize("error", [None, Left()], ids=["returns", "raises"])
+async def test_a_loop_of_another_task_ends_with_the_block(moment, error):
+    server = Service()
+    hanging = MemoryListener()  # which accepts nobody
+    server.config = Config(handshake_timeout=None, cancel_grace=0.2)
+    async with server.running(talk):
+        if moment == "delay":
+            server.answers = [REFUSED] * 1000
+        elif moment == "opening":
+            server.listener = hanging
+
+        async def loop(connections: Reconnecting) -> None:
+            async for ws in connections:
+                try:
+                    async for _ in ws:
+                        pass
+                except anyws.ConnectionClosed:
+                    continue
+
+        async with anyio.create_task_group() as tg:
+            try:
+                async with server.connections() as connections:
+                    tg.start_soon(loop, connections)
+                    await anyio.sleep(100)
+                    start = anyio.current_time()
+                    if error is not None:
+                        raise error
+            except Left:
+                pass
+        assert anyio.current_time() - start <= 0.3
+        assert server.all_closed
+    await hanging.aclose()
 
 
 def test_what_is_wrong_with_the_arguments_is_raised_at_once():
