@@ -196,6 +196,7 @@ async def test_the_first_connection_is_tried_at_once():
 
 
 async def test_delays_grow_while_attempts_fail_and_begin_anew_after_a_stable_connection():
+    """R-89."""
     server = Service()
     server.answers = [REFUSED] * 8
     async with server.running(talk):

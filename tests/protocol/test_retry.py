@@ -73,11 +73,12 @@ def test_a_server_that_means_it_is_not_asked_again(status):
 
 @pytest.mark.parametrize(("chance", "delay"), [(0, 0), (0.25, 1.25), (0.5, 2.5)])
 def test_the_first_delay_is_random_from_nothing_on(chance, delay):
-    """RFC 6455, section 7.2.3."""
+    """R-89."""
     assert next_delay(Backoff(), 1, chance) == delay
 
 
 def test_later_delays_grow_up_to_a_bound():
+    """R-89."""
     delays = [next_delay(Backoff(jitter=0), attempt, 0.5) for attempt in range(2, 8)]
     assert delays == [10, 20, 40, 60, 60, 60]
 
