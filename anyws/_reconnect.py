@@ -220,12 +220,15 @@ class Reconnecting:
 
     async def _wait_until_ended(self, exc: BaseException | None) -> None:
         try:
-            with CancelScope(shield=True):
-                await self._ended.wait()
+            try:
+                with CancelScope(shield=True):
+                    await self._ended.wait()
+            finally:
+                # A native cancellation, which no scope keeps away, ends the grace.
+                if not self._ended.is_set() and self._websocket is not None:
+                    self._websocket.abort()
         except get_cancelled_exc_class():
-            # A native one, which no scope keeps away: it ends the grace.
-            if self._websocket is not None:
-                self._websocket.abort()
+            # Never in the place of the body's own exception.
             if exc is None:
                 raise
 
