@@ -132,14 +132,15 @@ async def a_handler_for_each_connection(world: World) -> None:
 
 @scenario(kinds=(MEMORY,))
 async def a_block_that_is_left_while_another_task_takes_a_step(world: World) -> None:
-    """It finds the delay, the opening and the connection: none of them outlives the block."""
+    """It finds the opening, the connection, and a long delay: none of them outlives the block."""
     service = _Service(world)
+    patient = Backoff(first_delay=50, max_delay=50)
 
     async with service.running() as open_one:
 
         async def operation() -> None:
             async with anyio.create_task_group() as tg:
-                async with Reconnecting(open_one, backoff=HASTY) as connections:
+                async with Reconnecting(open_one, backoff=patient) as connections:
                     taken = anyio.Event()
 
                     async def take() -> None:
@@ -153,6 +154,9 @@ async def a_block_that_is_left_while_another_task_takes_a_step(world: World) -> 
 
                     tg.start_soon(take)
                     await taken.wait()
+                    await anyio.sleep(0.02)
+                left_at = anyio.current_time()
+            check(anyio.current_time() - left_at <= 0.1, "a delay went on behind the block")
 
         await world.attack(operation)
 
@@ -194,8 +198,12 @@ async def broadcasts_to_a_peer_that_reads_late(world: World) -> None:
             nonlocal sent
             async with opening as ws:
                 await peer.open.wait()
+                async with ws.open_message() as message:
+                    await message.send(b"half, ")
+                    sent += len(broadcast([ws], _numbered(sent)).sent)
+                    await message.send(b"and half")
                 peer.stall()
-                for _ in range(12):
+                for _ in range(30):
                     sent += len(broadcast([ws], _numbered(sent)).sent)
                     await anyio.lowlevel.checkpoint()
                 with anyio.move_on_after(0.01):
