@@ -6,9 +6,11 @@ A map of the house, from the top down; data goes out this way and comes in the o
     sync/                        a face for programs without an event loop
     callbacks/                   a face for programs with a main loop of their own
     testing/                     for tests of programs: pairs in memory, faults, virtual time
-    _client.py                   ways in: a URL becomes a WebSocket
+    _client.py  _reconnect.py    ways in: a URL becomes a WebSocket, or one after another
     _server.py  _served.py  _accept.py  _handlers.py  _routes.py  _hooks.py  _listening.py
                                  ways in: a listener becomes WebSockets with handlers
+    _broadcast.py  _byte_stream.py
+                                 a message to many at once; a connection without messages
     _connection.py               who owns a connection, and how it is left
     _websocket.py  _fragments.py  _handshake.py
                                  what a program has of it
@@ -21,9 +23,11 @@ A map of the house, from the top down; data goes out this way and comes in the o
 """
 
 from ._accept import wrap_server_stream
+from ._broadcast import BroadcastResult, broadcast
+from ._byte_stream import WebSocketByteStream
 from ._client import connect_websocket, open_websocket, wrap_client_stream
 from ._close import Close, CloseCode, Closure, Role, Status
-from ._config import Config, Deflate
+from ._config import Backlog, Backoff, Config, Deflate
 from ._counters import Counters, Totals
 from ._errors import (
     ClosedByPeer,
@@ -45,6 +49,7 @@ from ._hooks import AllowedHosts, BasicAuth, BearerAuth, PerAddressLimit
 from ._policy import OnRequest, OnRequests
 from ._protocol.http import Headers, HeadersLike, Reject, Request, Response
 from ._protocol.origin import Origins
+from ._reconnect import Interruption, Reconnecting, reconnecting
 from ._routes import RouteLike, Routes
 from ._server import Server, open_server, serve
 from ._trace import Trace, TraceEvent
@@ -52,8 +57,11 @@ from ._websocket import WebSocket
 
 __all__ = [
     "AllowedHosts",
+    "Backlog",
+    "Backoff",
     "BasicAuth",
     "BearerAuth",
+    "BroadcastResult",
     "Close",
     "CloseCode",
     "ClosedByPeer",
@@ -75,11 +83,13 @@ __all__ = [
     "HandshakeTimeout",
     "Headers",
     "HeadersLike",
+    "Interruption",
     "InvalidURL",
     "OnRequest",
     "OnRequests",
     "Origins",
     "PerAddressLimit",
+    "Reconnecting",
     "Reject",
     "Request",
     "Response",
@@ -93,10 +103,13 @@ __all__ = [
     "TraceEvent",
     "WebSocket",
     "WebSocketAttribute",
+    "WebSocketByteStream",
     "WebSocketError",
+    "broadcast",
     "connect_websocket",
     "open_server",
     "open_websocket",
+    "reconnecting",
     "serve",
     "wrap_client_stream",
     "wrap_server_stream",

@@ -237,7 +237,8 @@ class _ClientOpening(Opening):
                 explain_tls(cause, self.url.authority)
                 raise cause from None
             raise HandshakeInvalid(
-                f"the connection to {self.url.authority} was lost during the opening handshake"
+                f"the connection to {self.url.authority} was lost during the opening handshake",
+                cut_short=True,
             ) from error
         return Connection(
             Role.CLIENT,

@@ -6,13 +6,16 @@ Nothing else in the library takes a limit: a function that needs one takes a `Co
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from ._trace import Trace
 
-__all__ = ["Config", "Deflate", "as_config", "check_range"]
+from ._close import CloseCode, Role, check_close
+
+__all__ = ["Backlog", "Backoff", "Config", "Deflate", "as_config", "check_range"]
 
 # For tests and measurements, as in ``ANYWS_WITHOUT=lane,native``: what makes it fast, left out.
 _WITHOUT: Final = os.environ.get("ANYWS_WITHOUT", "").split(",")
@@ -207,6 +210,93 @@ class Config:
         if self.max_message_size is None:
             return UNLIMITED_INBOX_BYTES
         return self.max_message_size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backoff:
+    """How long `reconnecting` waits before it connects again. Times are in seconds.
+
+    first_delay:
+        The first delay is random, from 0 up to this. Default 5 s, as RFC 6455, section 7.2.3,
+        suggests: the clients of a server that restarts do not all come back at once.
+    factor:
+        How much longer each delay may be than the one before. Default 2.
+    max_delay:
+        What no delay exceeds, but for a server's `Retry-After`. Default 60 s: a server that was
+        away for hours has its clients back within a minute.
+    jitter:
+        The part of a later delay that is random, 0 to 1. Default 0.5: between half of what it may
+        be and all of it.
+    stable_after:
+        What a connection must have been open for the delays to begin anew. Default 30 s: one that
+        is accepted and then lost, again and again, is no success.
+    max_retry_after:
+        The most that a server's `Retry-After` is heeded. Default 3600 s; more is cut to it, 0
+        ignores the header, ``None`` heeds any.
+    """
+
+    first_delay: float = 5.0
+    factor: float = 2.0
+    max_delay: float = 60.0
+    jitter: float = 0.5
+    stable_after: float = 30.0
+    max_retry_after: float | None = 3600.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is None and field.name == "max_retry_after":
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise TypeError(f"{field.name} must be a number, not {type(value).__name__}")
+            low, high, bounds = _BACKOFF_BOUNDS.get(field.name, _NOT_NEGATIVE)
+            if not low <= value <= high:
+                raise ValueError(f"{field.name} must be {bounds}, not {value}")
+        if self.first_delay == 0:
+            raise ValueError("first_delay must be above 0: a server is not asked without a pause")
+
+
+# Finite: a delay of which a part is random has to be a number.
+_NOT_NEGATIVE: Final = (0, sys.float_info.max, "a number of at least 0")
+_BACKOFF_BOUNDS: Final = {
+    "factor": (1, sys.float_info.max, "a number of at least 1"),
+    "jitter": (0, 1, "from 0 to 1"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """How far a peer may be behind with what `broadcast` sends, and what happens then.
+
+    max_bytes:
+        Bytes of broadcast messages that may wait for one peer, beyond what the system has taken
+        for it. Default 1 MiB. A peer for which so many wait is behind; one message may go over.
+    resume_bytes:
+        For a peer that is skipped: it is served again when no more than this waits for it.
+        Default ``None``: half of `max_bytes`, so that one which just manages is not now served
+        and now skipped.
+    close_code:
+        What the connection of a peer that is behind is closed with. Default 1013, "try again
+        later", which sends the peer to connect anew. ``None``: it is skipped, and misses messages
+        until it has caught up.
+    """
+
+    max_bytes: int = MIB
+    resume_bytes: int | None = None
+    close_code: int | None = CloseCode.TRY_AGAIN_LATER
+
+    def __post_init__(self) -> None:
+        check_range("max_bytes", self.max_bytes, 1, None)
+        if self.resume_bytes is not None:
+            check_range("resume_bytes", self.resume_bytes, 0, self.max_bytes - 1)
+        if self.close_code is not None:
+            # Not 1010, which is a client's to send: this is for the connections of either role.
+            check_close(self.close_code, "", Role.SERVER)
+
+    @property
+    def resume_at(self) -> int:
+        """The bytes of `resume_bytes`, or its default."""
+        return self.max_bytes // 2 if self.resume_bytes is None else self.resume_bytes
 
 
 def as_config(config: object) -> Config:

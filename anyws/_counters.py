@@ -12,7 +12,8 @@ class Counters:
     """What went over a connection so far: a snapshot, which does not change.
 
     messages_received, messages_sent:
-        Whole messages; of those sent, the ones that were handed to the network.
+        Whole messages; of those sent, the ones that were handed to the network, or put in line for
+        it by `broadcast`.
     bytes_received, bytes_sent:
         What was in them, in bytes, before compression and after inflating; also in messages that
         are not at their end yet.

@@ -49,7 +49,14 @@ class HandshakeRejected(HandshakeError):
 
 
 class HandshakeInvalid(HandshakeError):
-    """The peer's half of the handshake broke HTTP or RFC 6455; the message says where."""
+    """The peer's half of the handshake broke HTTP or RFC 6455; the message says where.
+
+    ``cut_short`` tells whether it only ended too soon: the peer left, or the network was lost.
+    """
+
+    def __init__(self, *args: object, cut_short: bool = False) -> None:
+        self.cut_short = cut_short
+        super().__init__(*args)
 
 
 class HandshakeTimeout(HandshakeError, TimeoutError):

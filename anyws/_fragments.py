@@ -13,6 +13,7 @@ from ._protocol.outgoing import as_message, check_fragment
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from ._protocol.shared import SharedMessage
     from ._websocket import WebSocket
 
 __all__ = ["FragmentReceiver", "FragmentSender"]
@@ -27,6 +28,14 @@ class FragmentSender:
         self._ending = ws._transport.on_ending(self.ended.set)
         self._compress = compress
         self._type: type[str] | type[bytes] | None = None  # of the fragments sent
+        # What `broadcast` sends meanwhile goes out behind this message.
+        self._held: list[SharedMessage] = []
+        self.held_bytes: int = 0
+
+    def hold(self, message: SharedMessage) -> None:
+        """Keep a message of `broadcast` until this one has ended."""
+        self._held.append(message)
+        self.held_bytes += message.size
 
     async def __aenter__(self) -> FragmentSender:
         ws = self._ws
@@ -83,6 +92,11 @@ class FragmentSender:
             # Whatever it was that kept the last frame from being sent.
             if ws._protocol.in_message and ws.is_open:
                 ws._begin_close(CloseCode.INTERNAL_ERROR, "a message was left unfinished")
+            if ws.is_open:
+                # Before those who wait for their turn, as it would have been without this message.
+                for message in self._held:
+                    ws._transport.push(ws._protocol.encode_shared(message))
+            self._held.clear()
             ws._fragmented = None
             self._ending.__exit__(None, None, None)
             self.ended.set()

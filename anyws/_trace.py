@@ -18,8 +18,8 @@ class TraceEvent:
 
     kind:
         ``"open"``: the opening handshake is over. ``"received"``: the head of a frame has arrived.
-        ``"sent"``: a frame was handed to the network. ``"closed"``: the stream is closed, and
-        nothing follows.
+        ``"sent"``: a frame was handed to the network, or, by `broadcast`, put in line for it.
+        ``"closed"``: the stream is closed, and nothing follows.
     time:
         Seconds, on the clock of the event loop (`anyio.current_time`), or in `anyws.sync` that of
         `time.monotonic`.

@@ -80,6 +80,7 @@ class WebSocket(Face, ObjectStream[str | bytes]):
         self._receives_in_turn = 0
         self._sends_in_turn = 0
         self._fragmented: FragmentSender | None = None
+        self._is_skipped = False  # by `broadcast`, until the peer has caught up
 
     # --- What it is like ---
 

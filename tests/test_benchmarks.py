@@ -29,3 +29,19 @@ def test_every_workload_gets_its_answers(contender, backend):
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert "message" in run.stdout
+
+
+@pytest.mark.parametrize("options", [[], ["--deflate"]], ids=["plain", "deflate"])
+def test_a_crowd_gets_every_message(options):
+    """A peer that reads and does not get all that was sent ends the program with an error."""
+    small = ["--peers", "5", "--silent", "1", "--messages", "20"]
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.crowd", *small, *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stderr == ""
+    assert run.stdout.count(" µs |") == 5

@@ -160,7 +160,7 @@ def described(page: str) -> dict[str, str]:
     return {row[0]: row[1] for row in rows(page)}
 
 
-@pytest.mark.parametrize("cls", [anyws.Config, anyws.Deflate])
+@pytest.mark.parametrize("cls", [anyws.Config, anyws.Deflate, anyws.Backoff, anyws.Backlog])
 def test_the_page_on_limits_has_every_field_with_its_default(cls):
     defaults = described("limits.md")
     for field in dataclasses.fields(cls):
@@ -563,6 +563,7 @@ CLIENTS = {
     "Other answers on the same port": visit_and_be_asked_for_a_health_check,
     "Ask who is there, before the handshake": visit_health_check,
     "Send to many clients": subscribe_and_publish,
+    "To everybody who is connected": subscribe_and_publish,
     "Stop working when the peer leaves": visit_and_leave,
     "Unix sockets and other listeners": visit_unix_socket,
 }

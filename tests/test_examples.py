@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -16,6 +17,7 @@ from programs import (
     ORDINARY,
     ROOT,
     free_port,
+    interrupt,
     output_of,
     rest_of,
     run,
@@ -117,6 +119,50 @@ def test_strangers_are_sent_away_by_the_default_handler(offered, server):
 
     with serving(server) as url:
         finish(client(url))
+
+
+def test_a_program_that_knows_nothing_of_websocket_reaches_a_service_through_a_tunnel():
+    """It says what it wants and closes; what the service says arrives to the last byte."""
+    answer = bytes(range(256)) * 4000
+
+    def serve(listener: socket.socket) -> None:
+        for _ in range(3):
+            service, _ = listener.accept()
+            with service:
+                size = int(service.makefile("rb").readline())
+                service.sendall(answer[:size])
+
+    def ask(port: int, size: int) -> bytes:
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as program:
+            program.sendall(b"%d\n" % size)
+            return program.makefile("rb").read()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(4) as pool:
+        listener.settimeout(30)
+        served = pool.submit(serve, listener)
+        with (
+            serving("tunnel_server.py", "127.0.0.1", listener.getsockname()[1]) as url,
+            started(EXAMPLES / "tunnel_client.py", url, 0) as near,
+        ):
+            found = re.fullmatch(r"listening at 127\.0\.0\.1:(\d+)\n", near.stdout.readline())
+            sizes = [0, 100, len(answer)]
+            got = list(pool.map(ask, [int(found[1])] * 3, sizes))
+            assert interrupt(near) == (0, "bye\n", "")
+        served.result()
+    assert [len(one) for one in got] == sizes
+    assert got[2] == answer
+
+
+def test_a_tunnel_to_a_service_that_is_down_is_closed():
+    with serving("tunnel_server.py", "127.0.0.1", free_port()) as url:
+
+        async def client() -> None:
+            async with anyws.open_websocket(url, subprotocols=["binary"]) as ws:
+                with pytest.raises(anyws.ClosedWithError) as caught:
+                    await ws.receive()
+            assert caught.value.closure.received == Close(1013, "the service cannot be reached")
+
+        finish(client())
 
 
 def test_in_the_chat_everybody_gets_what_anybody_says():

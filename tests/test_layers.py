@@ -33,6 +33,7 @@ LAYERS: list[list[list[str]]] = [
             *("_routes", "_hooks"),
         ],
     ],
+    [["_broadcast", "_byte_stream"]],
     [["_connection", "_websocket", "_face", "_fragments", "_handshake", "_keepalive", "_observed"]],
     [["_transports"]],
     [["_protocol"]],

@@ -39,7 +39,10 @@ if TYPE_CHECKING:
     Compressor: TypeAlias = zlib._Compress
     Decompressor: TypeAlias = zlib._Decompress
 
-__all__ = ["InflateError", "PerMessageDeflate"]
+__all__ = ["InflateError", "PerMessageDeflate", "Settings", "deflate_alone"]
+
+# Of a compressor: level, window bits, memory level.
+Settings: TypeAlias = tuple[int, int, int]
 
 # RFC 7692, section 7.2.1: what a sender removes from the end of each message: the lengths of an
 # empty stored block, of which the message keeps the header.
@@ -219,6 +222,26 @@ class PerMessageDeflate(Extension):
         # section 7.2.3.6: an empty block then stands for it.
         return output + (flushed or _EMPTY_BLOCK)[: -len(_TAIL)]
 
+    # --- What many connections share ---
+
+    def would_compress(self, size: int, compress: bool | None) -> bool:
+        """Tell whether to compress a whole message with a payload of so many bytes."""
+        self.compress = compress
+        return self.wants(size, final=True)
+
+    @property
+    def settings(self) -> Settings:
+        """How a whole message is compressed here, its context aside."""
+        bits = self._negotiated.our_window_bits
+        assert bits is not None, "compression was not wanted"
+        return self._config.level, bits, self._config.mem_level
+
+    def forget_sent(self) -> None:
+        """Begin with no context: the peer has, or will have, inflated what is not in ours."""
+        self._compressor = None
+
+    # --- The end ---
+
     def drop_contexts(self) -> None:
         """Free the memory of both directions, once nothing more is read or sent."""
         self._compressor = None
@@ -299,3 +322,12 @@ class PerMessageDeflate(Extension):
             return rsv, data
         payload = self.deflate(data, first=first, final=fin)
         return RsvBits(first, rsv.rsv2, rsv.rsv3), payload
+
+
+def deflate_alone(data: bytes, settings: Settings) -> bytes:
+    """Return the payload of a whole message, compressed with no context."""
+    level, bits, mem_level = settings
+    compressor = zlib.compressobj(level, zlib.DEFLATED, -bits, mem_level)
+    output = compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH)
+    # As in `PerMessageDeflate.deflate`, which may find nothing to flush.
+    return output[: -len(_TAIL)] if output else _EMPTY_BLOCK[: -len(_TAIL)]

@@ -94,5 +94,7 @@ class Ending:
         return exception
 
     def is_told_by(self, exception: BaseException) -> bool:
-        """Whether this is an exception of `exception`'s, of this connection."""
+        """Whether this is an exception of `exception`'s, of this connection, or a group of such."""
+        if isinstance(exception, BaseExceptionGroup):
+            return all(self.is_told_by(one) for one in exception.exceptions)
         return getattr(exception, "_token", None) is self._token

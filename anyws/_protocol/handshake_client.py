@@ -158,10 +158,12 @@ class ClientHandshake:
         if refusal is not None:
             raise refusal
         if self._response is not None:
-            raise HandshakeInvalid("the server left right after its 101")
-        if self._head.size:
-            raise HandshakeInvalid("the server left in the middle of its answer")
-        raise HandshakeInvalid("the server left without an answer: is it a WebSocket server?")
+            how = "right after its 101"
+        elif self._head.size:
+            how = "in the middle of its answer"
+        else:
+            how = "without an answer: is it a WebSocket server?"
+        raise HandshakeInvalid(f"the server left {how}", cut_short=True)
 
     def _read_head(self, data: bytes) -> h11.InformationalResponse | h11.Response | None:
         try:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from .._config import Config
     from .._errors import ConnectionClosed
     from .negotiation import Negotiated
+    from .shared import SharedMessage
 
 __all__ = ["Half", "Protocol"]
 
@@ -57,8 +58,9 @@ class Protocol(Reading):
 
     # What most connections never count takes no memory of theirs.
     pings_received: int = 0
-    _engine_sent: int = 0
-    _engine_sent_bytes: int = 0
+    # Messages, and bytes in them, beside those that the lane counts.
+    _others_sent: int = 0
+    _other_bytes_sent: int = 0
 
     def __init__(
         self, role: Role, config: Config, deflate: PerMessageDeflate | None = None
@@ -100,12 +102,12 @@ class Protocol(Reading):
     @property
     def messages_sent(self) -> int:
         """How many messages were encoded to their end."""
-        return self._engine_sent + (0 if self._lane is None else self._lane.sent)
+        return self._others_sent + (0 if self._lane is None else self._lane.sent)
 
     @property
     def bytes_sent(self) -> int:
         """How many bytes were in them, and in fragments, before compression."""
-        return self._engine_sent_bytes + (0 if self._lane is None else self._lane.sent_bytes)
+        return self._other_bytes_sent + (0 if self._lane is None else self._lane.sent_bytes)
 
     def exception(self, *, receiving: bool = False) -> ConnectionClosed:
         """Return a new exception for a call that the end of the connection makes impossible."""
@@ -236,10 +238,16 @@ class Protocol(Reading):
         else:
             event = BytesMessage(data, message_finished=finished)
         frame = self._engine.send(event)
-        self._engine_sent += finished
-        self._engine_sent_bytes += size_of(data)
+        self._others_sent += finished
+        self._other_bytes_sent += size_of(data)
         self.in_message = not finished
         return frame
+
+    def encode_shared(self, message: SharedMessage) -> bytes:
+        """Return the frame of a message that others get, too; not within a message of ours."""
+        self._others_sent += 1
+        self._other_bytes_sent += message.size
+        return message.frame(self._deflate, masked=self.role is Role.CLIENT)
 
     def ping(self, payload: bytes) -> None:
         """Put a ping among the replies."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .deflate import PerMessageDeflate
     from .frames import Head
     from .negotiation import Negotiated
+    from .shared import SharedMessage
 
 __all__ = ["TracedProtocol", "make_protocol"]
 
@@ -93,6 +94,11 @@ class TracedProtocol(Protocol):
         self, data: str | bytes, *, finished: bool = True, compress: bool | None = None
     ) -> bytes:
         frame = super().encode(data, finished=finished, compress=compress)
+        self._tell_sent(frame)
+        return frame
+
+    def encode_shared(self, message: SharedMessage) -> bytes:
+        frame = super().encode_shared(message)
         self._tell_sent(frame)
         return frame
 

@@ -77,6 +77,7 @@ class AsyncioTransport(Transport, BufferedProtocol):
         "_paused",
         "_pending",
         "_pending_bytes",
+        "_pushed_bytes",
         "_receives",
         "_receives_seen",
         "_senders",
@@ -117,6 +118,7 @@ class AsyncioTransport(Transport, BufferedProtocol):
         self._corked_bytes = 0
         self._pending: deque[bytes | memoryview] | None = None  # behind what the sink has
         self._pending_bytes = 0
+        self._pushed_bytes = 0  # of `push`, since nothing was pending: what is pending ends in them
         self._is_cut = False  # something was not taken: the stream is closing
         self._stalled_since = 0.0
         self._stalled_bytes = 0
@@ -176,6 +178,27 @@ class AsyncioTransport(Transport, BufferedProtocol):
         if self._write_now(data, finished, compress):
             return None
         return self._drain()
+
+    def push(self, frame: bytes) -> None:
+        if not self._congested:
+            self._flush(frame)
+            self._pushed_bytes = self._pending_bytes
+            return
+        protocol = self.protocol
+        if protocol.replies:
+            # Where messages come faster than the peer takes them, the line may never be empty.
+            frame = protocol.take_replies() + frame
+        if not self._pending_bytes:
+            self._pushed_bytes = 0
+        self._pushed_bytes += len(frame)
+        # More in line is no sign that the peer takes nothing.
+        self._stalled_bytes += len(frame)
+        self._put_in_line(frame)
+
+    @property
+    def backlog(self) -> int:
+        # Whoever sends waits for an empty line: no message of theirs comes behind one of these.
+        return min(self._pushed_bytes, self._pending_bytes)
 
     def write_replies(self) -> None:
         self._flush()

@@ -112,6 +112,18 @@ class Transport(ABC):
         """
 
     @abstractmethod
+    def push(self, frame: bytes) -> None:
+        """Write a frame now, or keep it to be written behind what is on its way; never wait.
+
+        It goes before every message that `write` has not encoded yet. For an open connection.
+        """
+
+    @property
+    @abstractmethod
+    def backlog(self) -> int:
+        """Bytes of frames from `push` that wait for the peer to take what is before them."""
+
+    @abstractmethod
     def write_replies(self) -> None:
         """See to it that the protocol's replies go out soon."""
 

@@ -165,6 +165,13 @@ class StreamTransport(Transport):
     ) -> Awaitable[None] | None:
         return self._writer.write(data, finished=finished, compress=compress)
 
+    def push(self, frame: bytes) -> None:
+        self._writer.push(frame)
+
+    @property
+    def backlog(self) -> int:
+        return self._writer.backlog
+
     def write_replies(self) -> None:
         self._writer.wake()
 

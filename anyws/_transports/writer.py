@@ -110,6 +110,9 @@ class Writer:
         self._corked: list[bytes] = []
         self._corked_bytes = 0
         self._rest: memoryview | None = None  # of a direct write, for the task to go on with
+        # Frames that nobody waits for, behind the write in progress.
+        self._pushed: deque[bytes] | None = None
+        self.backlog = 0  # bytes of them
 
     def write(
         self, data: str | bytes, *, finished: bool, compress: bool | None
@@ -133,6 +136,22 @@ class Writer:
             self.wake()
         return self._wait_until_written(outgoing)
 
+    def push(self, frame: bytes) -> None:
+        """Write a frame that nobody waits for; see `Transport.push`."""
+        if self._direct is not None and not self._running:
+            self._corked.append(frame)
+            self._send_corked(self._direct)
+            return
+        if self._pushed is None:
+            self._pushed = deque()
+        # What is held together was there before.
+        for one in (*self._corked, frame):
+            self._pushed.append(one)
+            self.backlog += len(one)
+        self._corked = []
+        self._corked_bytes = 0
+        self.wake()
+
     async def _wait_until_written(self, outgoing: _Outgoing) -> None:
         try:
             await outgoing.done.wait()
@@ -147,7 +166,7 @@ class Writer:
     @property
     def owes(self) -> bool:
         """Whether there are frames that no write has begun with, and nobody waits for."""
-        return bool(self._corked or self._protocol.replies)
+        return bool(self._corked or self._pushed or self._protocol.replies)
 
     def wake(self) -> None:
         """Look for something to write, or for the end."""
@@ -210,6 +229,8 @@ class Writer:
     async def _end(self) -> None:
         self.ended = True
         self._corked.clear()
+        self._pushed = None
+        self.backlog = 0
         is_cut = self._was_cut_short
         if is_cut or not self._protocol.finished:
             cause = self._hurry or "the task that served the connection was cancelled"
@@ -292,6 +313,7 @@ class Writer:
             self._work is not None
             and protocol.sendable
             and not self._queue
+            and not self._pushed
             and self._corked_bytes < CHUNK_BYTES
             and bool(protocol.inbox.messages)
         )
@@ -325,9 +347,14 @@ class Writer:
         size = self._corked_bytes
         self._corked = []
         self._corked_bytes = 0
-        if protocol.replies:
+        while self._pushed and size < CHUNK_BYTES:
+            frames.append(pushed := self._pushed.popleft())
+            size += len(pushed)
+            self.backlog -= len(pushed)
+        if protocol.replies and (protocol.sendable or not self._pushed):
+            # A Close among them goes last.
             frames.append(protocol.take_replies())
-        while self._queue and protocol.sendable and size < CHUNK_BYTES:
+        while self._queue and not self._pushed and protocol.sendable and size < CHUNK_BYTES:
             outgoing = self._queue.popleft()
             self._batch.append(outgoing)
             frame = protocol.encode(

@@ -138,7 +138,8 @@ def _open(target: Target, handshake: ClientHandshake, config: Config, deadline: 
             if handshake.rejected is not None:
                 raise HandshakeRejected(handshake.rejected) from error
             raise HandshakeInvalid(
-                f"the connection to {url.authority} was lost during the opening handshake"
+                f"the connection to {url.authority} was lost during the opening handshake",
+                cut_short=True,
             ) from error
         settled = Handshake(
             handshake.request, response, subprotocol=handshake.subprotocol, peer=url.safe

@@ -906,6 +906,41 @@ CALLBACKS = [
     ),
 ]
 
+CROWDS = [
+    Mutant(
+        name="a Close goes between what was broadcast",
+        breaks="3.3, RFC 6455, 5.5.1: nothing is sent behind a Close",
+        file="_transports/writer.py",
+        old="if protocol.replies and (protocol.sendable or not self._pushed):",
+        new="if protocol.replies:",
+        scenario="broadcasts to a peer",
+    ),
+    Mutant(
+        name="a broadcast goes into a message in fragments",
+        breaks="3.4: frames of one message never interleave with another's",
+        file="_broadcast.py",
+        old="    if ws._fragmented is not None:\n        ws._fragmented.hold(message)\n    else:\n",
+        new="    if ws is not None:\n",
+        scenario="broadcasts to a peer",
+    ),
+    Mutant(
+        name="a byte stream takes bytes before its last chance to be cancelled",
+        breaks="3.2: a cancelled receive loses nothing",
+        file="_byte_stream.py",
+        old="        self._rest = self._rest[max_bytes:]\n",
+        new="        self._rest = self._rest[max_bytes:]\n        await checkpoint()\n",
+        scenario="bytes received by a call",
+    ),
+    Mutant(
+        name="a delay of reconnecting is not to be stopped",
+        breaks="a loop of another task ends with the block",
+        file="_reconnect.py",
+        old="        if self._step is not None:\n            self._step.cancel()\n",
+        new="",
+        scenario="a block that is left while another",
+    ),
+]
+
 MUTANTS = [
     *WRITING,
     *RECEIVING,
@@ -918,4 +953,5 @@ MUTANTS = [
     *HANDSHAKES,
     *SERVERS,
     *CALLBACKS,
+    *CROWDS,
 ]

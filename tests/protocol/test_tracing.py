@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from anyws._close import Close, Role
 from anyws._config import Config
 from anyws._protocol.protocol import Protocol
+from anyws._protocol.shared import SharedMessage
 from anyws._protocol.tracing import HeadScanner, TracedProtocol, make_protocol
 
 if TYPE_CHECKING:
@@ -102,6 +103,19 @@ def test_the_frame_that_breaks_the_connection_is_the_last_that_is_told(role):
         p, events = traced(role)
         feed(p, to(p, PING) + last + to(p, PING) * 2)
         assert [event.kind for event in events] == ["received"] * 2
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("compression", [False, True])
+def test_what_many_connections_share_is_told_of_each_of_them(role, compression):
+    message = SharedMessage("x" * 1000, None)
+    for _ in range(2):
+        p, events = traced(role, compression=compression)
+        frame = p.encode_shared(message)
+        head = (2 if compression else 4) + (4 if role is Role.CLIENT else 0)
+        [event] = events
+        assert (event.kind, event.opcode, event.final) == ("sent", TEXT, True)
+        assert (event.length, event.compressed) == (len(frame) - head, compression)
 
 
 def test_a_pong_that_never_goes_out_is_not_told():
@@ -211,6 +225,17 @@ def test_messages_and_what_is_in_them_are_counted_each_way(role, compression):
     assert (p.messages_sent, p.bytes_sent) == (2, 10)
     p.encode("c")
     assert (p.messages_sent, p.bytes_sent) == (3, 11)
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("compression", [False, True])
+def test_what_many_connections_share_counts_for_each_of_them(role, compression):
+    message = SharedMessage("né" * 100, None)
+    ends = [protocol(role, compression=compression) for _ in range(2)]
+    for p in ends:
+        p.encode("own")
+        p.encode_shared(message)
+    assert [(p.messages_sent, p.bytes_sent) for p in ends] == [(2, 303)] * 2
 
 
 def test_a_compressed_message_counts_by_what_is_in_it():
