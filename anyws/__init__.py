@@ -2,12 +2,12 @@
 
 A map of the house, from the top down; data goes out this way and comes in the other::
 
-    _cli.py                      the command
+    _cli/                        the command
     sync/                        a face for programs without an event loop
     callbacks/                   a face for programs with a main loop of their own
     testing/                     for tests of programs: pairs in memory, faults, virtual time
     _client.py                   ways in: a URL becomes a WebSocket
-    _server.py  _served.py  _accept.py  _handlers.py  _listening.py
+    _server.py  _served.py  _accept.py  _handlers.py  _listening.py  _asked.py
                                  ways in: a listener becomes WebSockets with handlers
     _connection.py               who owns a connection, and how it is left
     _websocket.py  _fragments.py  _handshake.py
@@ -39,6 +39,7 @@ from ._errors import (
 from ._fragments import FragmentReceiver, FragmentSender
 from ._handlers import Handler, HandlersLike
 from ._handshake import WebSocketAttribute
+from ._listening import inherited_sockets
 from ._policy import OnRequest
 from ._protocol.http import Headers, HeadersLike, Reject, Request, Response
 from ._protocol.origin import Origins
@@ -79,6 +80,7 @@ __all__ = [
     "WebSocketAttribute",
     "WebSocketError",
     "connect_websocket",
+    "inherited_sockets",
     "open_server",
     "open_websocket",
     "serve",

@@ -28,7 +28,7 @@ LAYERS: list[list[list[str]]] = [
     [["sync"], ["callbacks"], ["testing"]],
     [
         ["_client", "_target", "_reconnect", "_proxy"],
-        ["_server", "_served", "_accept", "_policy", "_handlers", "_listening"],
+        ["_server", "_served", "_accept", "_policy", "_handlers", "_listening", "_asked"],
     ],
     [["_connection", "_websocket", "_face", "_fragments", "_handshake", "_keepalive"]],
     [["_transports"]],

@@ -26,7 +26,7 @@ from .._close import Close, CloseCode
 from .._config import as_config
 from .._errors import HandshakeError
 from .._handlers import Handlers, call_at_once, no_coroutines
-from .._listening import Listening, Place
+from .._listening import Listening, Place, check_listening
 from .._policy import Policy, peer_of
 from ._accept import Refused, accept
 
@@ -123,8 +123,9 @@ def open_server(
 
     :param handlers: a function that takes the `WebSocket`, for everybody; or a mapping from
         subprotocols to such functions, as for `anyws.open_server`
-    :param sockets: listening sockets to accept from instead of a host and port. The server closes
-        them
+    :param sockets: listening sockets, TCP or Unix, to accept from instead of a host and port, as
+        from `anyws.inherited_sockets`. The server closes them, and leaves the file of a Unix
+        socket where it is
     :param on_request: a function that is shown every `Request`, in the connection's thread
 
     Other arguments and errors are those of `anyws.open_server`.
@@ -132,6 +133,7 @@ def open_server(
     if (port is None) == (sockets is None):
         raise TypeError("a server needs a port=, or else sockets=")
     place = None if port is None else Place(host, port)
+    given = [check_listening(one) for one in sockets or ()]
     table: Handlers[Handler] = Handlers(handlers, default, "a function")
     for one in table:
         no_coroutines(one, "a handler of anyws.sync")
@@ -141,7 +143,7 @@ def open_server(
         ask = partial(call_at_once, on_request, what="on_request")
     policy = Policy.make(table.choose, ask, origins, headers)
     server = Server(table, policy, as_config(config), ssl_context)
-    return _Serving(server, lambda: list(sockets or ()) if place is None else _listen(place))
+    return _Serving(server, lambda: given if place is None else _listen(place))
 
 
 def _wait_for(thread: threading.Thread) -> None:
