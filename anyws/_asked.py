@@ -10,16 +10,20 @@ from __future__ import annotations
 import signal
 import threading
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from anyio import Event, create_task_group, open_signal_receiver, sleep_forever
+from anyio import Event, create_task_group, current_time, open_signal_receiver, sleep_forever
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from ._server import Server
 
-__all__ = ["Asked", "close_when_asked", "receive_signals"]
+__all__ = ["SAME_WISH", "Asked", "close_when_asked", "nothing", "receive_signals"]
+
+# Seconds after the first signal in which another one says the same. It may be sent to a process and
+# to its group, or by a terminal and passed on by a parent.
+SAME_WISH: Final = 0.25
 
 
 class Asked:
@@ -44,11 +48,13 @@ class Asked:
         self._server._hurry()
 
     async def listen_to(self, signals: AsyncIterator[object]) -> None:
-        """Take the first signal for an end, and each further one for hurry, until cancelled."""
+        """Take the first signal for an end, and a later one for hurry, until cancelled."""
         await anext(signals)
         self.end()
+        first = current_time()
         async for _ in signals:
-            self.hurry()
+            if current_time() - first >= SAME_WISH:
+                self.hurry()
 
     async def close_server(self) -> None:
         """Wait until somebody asks, and close the server as asked."""

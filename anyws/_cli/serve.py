@@ -18,6 +18,7 @@ from anyio import create_task_group, wait_readable
 from .._asked import Asked, receive_signals
 from .._listening import Place, inherited_sockets
 from .._server import open_server
+from .late import end_at_signals, hold_signals
 from .loading import CannotServe, load
 from .telling import complain, reason_of
 
@@ -74,9 +75,12 @@ def serve_program(
             format=f"%(asctime)s {process}%(levelname)s %(name)s: %(message)s",
         )
         listening = sockets()
-        return run_here(partial(serve, program, listening, options, control), options.backend)
+        main = partial(serve, program, listening, options, control, when_done=hold_signals)
+        code = run_here(main, options.backend)
     except CannotServe as error:
         return complain(f"cannot serve: {error}")
+    end_at_signals(code)
+    return code
 
 
 def listen(options: argparse.Namespace) -> list[socket.socket]:
@@ -128,8 +132,14 @@ async def serve(
     sockets: list[socket.socket],
     options: argparse.Namespace,
     control: socket.socket | None,
+    *,
+    when_done: Callable[[], object] = lambda: None,
 ) -> int:
-    """Serve until asked for the end, and return the exit code. Raises CannotServe."""
+    """Serve until asked for the end, and return the exit code. Raises CannotServe.
+
+    when_done:
+        Called when all is closed, while signals are still received.
+    """
     where = places(sockets, options)
     try:
         opening = open_server(
@@ -157,6 +167,7 @@ async def serve(
                     _say_ready(control, server)
                 await asked.close_server()
                 task_group.cancel_scope.cancel()
+        when_done()
     return int(asked.hurried)
 
 

@@ -41,6 +41,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from .._asked import SAME_WISH
+from .late import end_at_signals, hold_signals
 from .loading import CannotServe
 from .serve import HURRY, RETIRE, STOP, listen, places
 from .telling import complain, stop_printing
@@ -182,6 +184,7 @@ class _Supervisor:
         self._selector = selectors.DefaultSelector()
         self._has_served = False
         self._is_stopping = False
+        self._asked_at = -math.inf
         self._failures = 0
         self._failed_at = -math.inf
         self._retry_at = -math.inf
@@ -201,6 +204,8 @@ class _Supervisor:
                     worker.kill()
                     worker.forget()
                 self._close_sockets()
+                hold_signals()
+        end_at_signals(self._code)
         return self._code
 
     # --- What happens ---
@@ -250,12 +255,13 @@ class _Supervisor:
 
     def _heed(self, number: int) -> None:
         if number in {signal.SIGTERM, signal.SIGINT}:
-            if self._is_stopping:
+            if not self._is_stopping:
+                self._asked_at = time.monotonic()
+                self._stop(STOP)
+            elif time.monotonic() - self._asked_at >= SAME_WISH:
                 _logger.info("asked again: whoever is left is cut off")
                 self._code = 1
                 self._stop(HURRY)
-            else:
-                self._stop(STOP)
         elif number == signal.SIGHUP and not self._is_stopping:
             _logger.info("restarting the workers, one by one")
             for worker in self._present():
@@ -277,7 +283,8 @@ class _Supervisor:
             self._selector.unregister(worker.control)
         worker.forget()
         if worker.state is _State.LEAVING:
-            log = _logger.warning if worker.process.returncode else _logger.info
+            as_told = worker.process.returncode in {0, -signal.SIGTERM}
+            log = _logger.info if as_told else _logger.warning
             log("%s has left: %s", worker, worker.how_it_ended())
             return
         if worker.state is _State.STARTING:
