@@ -28,11 +28,14 @@ ORDINARY = Closure(
 
 
 @contextmanager
-def started(*arguments: object, **environment: object) -> Iterator[subprocess.Popen[str]]:
+def started(
+    *arguments: object, cwd: Path | None = None, **environment: object
+) -> Iterator[subprocess.Popen[str]]:
     """Start Python with these arguments; whatever happens, it does not outlive the block."""
     with _interruptible():
         process = subprocess.Popen(
             [sys.executable, "-W", "error", *map(str, arguments)],
+            cwd=cwd,
             **_streams(environment),
         )
     try:
