@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 from contextlib import contextmanager
-from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from programs import ANYWS, started
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator
+    from pathlib import Path
 
 BACKENDS = ("asyncio", "trio") if sys.platform == "win32" else ("asyncio", "uvloop", "trio")
 PATIENCE = 30

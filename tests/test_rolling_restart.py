@@ -105,11 +105,11 @@ async def test_a_rolling_restart_under_load_refuses_nobody_and_loses_nothing_wit
         running.process.send_signal(signal.SIGTERM)
         assert running.end() == 0
     with capsys.disabled():
-        print(
+        sys.stdout.write(
             f"\n{backend}: {CLIENTS} clients, {RESTARTS} restarts of {WORKERS} workers in "
             f"{seconds:.1f} s: {crowd.connections} connections, {crowd.answered} messages "
             f"answered, {crowd.unanswered} unanswered on connections that were closed in order, "
-            f"closed with {dict(crowd.codes)}, slowest answer {crowd.slowest * 1000:.0f} ms"
+            f"closed with {dict(crowd.codes)}, slowest answer {crowd.slowest * 1000:.0f} ms\n"
         )
     assert crowd.wrong == []
     assert crowd.codes.keys() == {1012}
