@@ -46,10 +46,10 @@ def started(
 
 
 def run(
-    *arguments: object, given: str | bytes = "", **environment: object
+    *arguments: object, given: str | bytes = "", cwd: Path | None = None, **environment: object
 ) -> subprocess.CompletedProcess[str]:
     """Run Python with these arguments, and something to read, to its end."""
-    with started(*arguments, **environment) as process:
+    with started(*arguments, cwd=cwd, **environment) as process:
         assert process.stdin is not None
         if isinstance(given, bytes):
             process.stdin.buffer.write(given)
