@@ -27,10 +27,14 @@ SAME_WISH: Final = 0.25
 
 
 class Asked:
-    """What one server is asked for."""
+    """What one server is asked for.
+
+    has_cut:
+        Whether somebody was cut off, because of hurry.
+    """
 
     def __init__(self, server: Server) -> None:
-        self.hurried = False
+        self.has_cut = False
         self._server = server
         self._retire = False
         self._asked = Event()
@@ -43,9 +47,8 @@ class Asked:
 
     def hurry(self) -> None:
         """Have it closed without waiting for anybody."""
-        self.hurried = True
         self.end()
-        self._server._hurry()
+        self.has_cut |= self._server._hurry()
 
     async def listen_to(self, signals: AsyncIterator[object]) -> None:
         """Take the first signal for an end, and a later one for hurry, until cancelled."""

@@ -374,10 +374,11 @@ class Server(Listening):
     def _code(self) -> CloseCode:
         return CloseCode.SERVICE_RESTART if self._retiring else CloseCode.GOING_AWAY
 
-    def _hurry(self) -> None:
-        """Cut off whoever is left, and have nobody wait any more."""
+    def _hurry(self) -> bool:
+        """Cut off whoever is left, and have nobody wait any more; tell whether anybody was."""
         self._drained_by = -math.inf
         self._cut_off()
+        return bool(self._served)
 
     def _stop_listening(self) -> None:
         self._listening = False

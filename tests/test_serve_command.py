@@ -91,10 +91,19 @@ def test_a_signal_that_comes_twice_at_once_is_one_wish(backend: str, tmp_path: P
             with pytest.raises(anyws.ClosedByPeer):
                 ws.receive(PATIENCE)
             assert running.line() == "saved\n"
-        for _ in range(50):
+        assert running.end() == 0
+
+
+@on_each_backend
+@pytest.mark.parametrize("workers", [(), ("--workers", 1)], ids=["alone", "worker"])
+def test_signals_that_come_while_it_ends_do_not_change_the_exit_code(
+    backend: str, workers: tuple[object, ...], tmp_path: Path
+) -> None:
+    """Up to the last moment of the interpreter; where nobody is there, nobody is cut off."""
+    with serving(tmp_path, "app:echo", *FREE, "--backend", backend, *workers) as running:
+        running.url()
+        while running.process.poll() is None:
             running.process.send_signal(signal.SIGTERM)
-            if running.process.poll() is not None:
-                break
             time.sleep(0.002)
         assert running.end() == 0
 

@@ -168,7 +168,7 @@ async def serve(
                 await asked.close_server()
                 task_group.cancel_scope.cancel()
         when_done()
-    return int(asked.hurried)
+    return int(asked.has_cut)
 
 
 def _say_ready(control: socket.socket, server: Server) -> None:

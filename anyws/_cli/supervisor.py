@@ -260,7 +260,6 @@ class _Supervisor:
                 self._stop(STOP)
             elif time.monotonic() - self._asked_at >= SAME_WISH:
                 _logger.info("asked again: whoever is left is cut off")
-                self._code = 1
                 self._stop(HURRY)
         elif number == signal.SIGHUP and not self._is_stopping:
             _logger.info("restarting the workers, one by one")
@@ -285,6 +284,8 @@ class _Supervisor:
         if worker.state is _State.LEAVING:
             as_told = worker.process.returncode in {0, -signal.SIGTERM}
             log = _logger.info if as_told else _logger.warning
+            if not as_told and self._is_stopping:
+                self._code = 1
             log("%s has left: %s", worker, worker.how_it_ended())
             return
         if worker.state is _State.STARTING:
