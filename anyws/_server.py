@@ -51,7 +51,7 @@ from ._transports.sockets import AcceptedStream, accept_sockets, socket_of
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
@@ -201,21 +201,24 @@ async def _listen(place: Place) -> list[Listener[Any]]:
         addresses += place.known_addresses_of(host) or await to_thread.run_sync(
             place.addresses_of, host, abandon_on_cancel=True
         )
-    sockets = place.listen(addresses)
+    return await _listeners_of(place.listen(addresses))
+
+
+async def _listeners_of(given: Sequence[Listener[Any] | socket.socket]) -> list[Listener[Any]]:
+    """Return them, with a listener for each socket; these are closed where that fails."""
+    sockets = [one for one in given if isinstance(one, socket.socket)]
     try:
-        return [await _listener_of(sock) for sock in sockets]
+        for sock in sockets:
+            # Where others accept from it as well, a client that was there may be gone.
+            sock.setblocking(False)
+        return [
+            await SocketListener.from_socket(one) if isinstance(one, socket.socket) else one
+            for one in given
+        ]
     except BaseException:
         for sock in sockets:
             sock.close()
         raise
-
-
-async def _listener_of(given: Listener[Any] | socket.socket) -> Listener[Any]:
-    if isinstance(given, socket.socket):
-        # Where other processes accept from it too, one that was there may be gone.
-        given.setblocking(False)
-        return await SocketListener.from_socket(given)
-    return given
 
 
 def _single(listener: Listener[Any]) -> Iterator[Listener[Any]]:
@@ -435,7 +438,7 @@ class _Serving:
         self._entered = True
         server = self._server
         if self._given is not None:
-            given = [await _listener_of(one) for one in self._given]
+            given = await _listeners_of(self._given)
             server._listeners = [single for one in given for single in _single(one)]
         else:
             assert self._place is not None

@@ -3,7 +3,18 @@
 It is run again and again, struck one step later each time, until it gets through without a strike.
 """
 
-from . import bodies, closing, events, handshakes, programs, receiving, sending, servers, watching
+from . import (
+    bodies,
+    closing,
+    events,
+    handshakes,
+    programs,
+    receiving,
+    restarts,
+    sending,
+    servers,
+    watching,
+)
 from ._registry import BACKENDS, SCENARIOS, Scenario
 
 __all__ = [
@@ -16,6 +27,7 @@ __all__ = [
     "handshakes",
     "programs",
     "receiving",
+    "restarts",
     "sending",
     "servers",
     "watching",
