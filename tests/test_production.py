@@ -100,7 +100,9 @@ def test_haproxy_passes_connections_on_as_shown(tmp_path: Path) -> None:
     haproxy = needs("haproxy")
     with serving(tmp_path, "app:echo", "--port", 0) as running:
         behind, port = port_of(running.url()), free_port()
-        site = shown("text", "frontend").replace("8080", behind).replace("0.0.0.0:80\n", f":{port}\n")
+        site = (
+            shown("text", "frontend").replace("8080", behind).replace("0.0.0.0:80\n", f":{port}\n")
+        )
         (tmp_path / "haproxy.cfg").write_text(site)
         with proxy(port, haproxy, "-db", "-q", "-f", tmp_path / "haproxy.cfg"):
             talk(port)

@@ -13,9 +13,10 @@ import time
 import urllib.request
 from typing import TYPE_CHECKING
 
+import anyio
 import pytest
 import trustme
-from programs import ANYWS, run
+from programs import ANYWS, free_port, run
 from served import BACKENDS, PATIENCE, PROGRAM, serving
 
 import anyws
@@ -118,6 +119,25 @@ def test_handlers_have_the_drain_timeout_and_no_longer(tmp_path: Path) -> None:
                 ws.receive(PATIENCE)
         assert running.end() == 0
         assert 0.3 <= time.monotonic() - begun < 10
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", 1)], ids=["alone", "worker"])
+def test_it_serves_although_nobody_reads_where(workers: tuple[object, ...], tmp_path: Path) -> None:
+    port = free_port()
+    with serving(tmp_path, "app:echo", "--port", port, *workers) as running:
+        assert running.process.stdout is not None
+        running.process.stdout.close()
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                assert says(f"ws://127.0.0.1:{port}/", "a") == ["a"]
+                break
+            except anyio.ConnectionFailed:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        running.process.terminate()
+        assert running.end() == 0
+        assert running.errors() == []
 
 
 # --- What it serves ---

@@ -32,6 +32,8 @@ def end_at_signals(code: int) -> None:
         os._exit(code)
 
     for stream in (sys.stdout, sys.stderr):
+        if stream is None:
+            continue  # it was closed before the interpreter started
         try:
             stream.flush()
         except OSError:

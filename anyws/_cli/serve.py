@@ -20,7 +20,7 @@ from .._listening import Place, inherited_sockets
 from .._server import open_server
 from .late import end_at_signals, hold_signals
 from .loading import CannotServe, load
-from .telling import complain, reason_of
+from .telling import announce, complain, reason_of
 
 if TYPE_CHECKING:
     import argparse
@@ -161,7 +161,7 @@ async def serve(
             async with create_task_group() as task_group:
                 task_group.start_soon(asked.listen_to, signals)
                 if control is None:
-                    print(f"serving at {where}", flush=True)
+                    announce(f"serving at {where}")
                 else:
                     task_group.start_soon(_obey, control, asked)
                     _say_ready(control, server)

@@ -45,7 +45,7 @@ from .._asked import SAME_WISH
 from .late import end_at_signals, hold_signals
 from .loading import CannotServe
 from .serve import HURRY, RETIRE, STOP, listen, places
-from .telling import complain, stop_printing
+from .telling import announce, complain
 
 if TYPE_CHECKING:
     import argparse
@@ -271,10 +271,7 @@ class _Supervisor:
         if not self._has_served:
             self._has_served = True
             noun = "worker" if self._count == 1 else "workers"
-            try:
-                print(f"serving at {self._where} with {self._count} {noun}", flush=True)
-            except OSError:
-                stop_printing()  # nobody reads it, and no reason to end
+            announce(f"serving at {self._where} with {self._count} {noun}")
 
     def _part_with(self, worker: _Worker) -> None:
         self._workers.remove(worker)

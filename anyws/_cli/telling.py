@@ -8,7 +8,16 @@ import ssl
 import sys
 import unicodedata
 
-__all__ = ["INTERRUPTED", "complain", "note", "printable", "reason_of", "shown", "stop_printing"]
+__all__ = [
+    "INTERRUPTED",
+    "announce",
+    "complain",
+    "note",
+    "printable",
+    "reason_of",
+    "shown",
+    "stop_printing",
+]
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -23,6 +32,14 @@ def complain(message: str) -> int:
 
 def note(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+def announce(line: str) -> None:
+    """Print a line that need not be read."""
+    try:
+        print(line, flush=True)
+    except OSError:
+        stop_printing()
 
 
 def stop_printing() -> None:
