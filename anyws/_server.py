@@ -364,6 +364,10 @@ class Server(Listening):
         with 1012 (service restart, IANA registry), those of such late handshakes too. Handlers
         have ``Config.drain_timeout`` to end, and whoever is left then is cut off. In all else,
         and where it is cancelled, it is like `aclose`.
+
+        That nobody is lost goes for sockets, also those in AnyIO's own listeners. Other listeners,
+        as AnyIO's for TLS, may lose a client when they are told to stop: give sockets, and an
+        ``ssl_context``.
         """
         self._retiring = not self._closing
         try:
