@@ -2,12 +2,12 @@
 
 A map of the house, from the top down; data goes out this way and comes in the other::
 
-    _cli.py                      the command
+    _cli/                        the command
     sync/                        a face for programs without an event loop
     callbacks/                   a face for programs with a main loop of their own
     testing/                     for tests of programs: pairs in memory, faults, virtual time
     _client.py  _reconnect.py    ways in: a URL becomes a WebSocket, or one after another
-    _server.py  _served.py  _accept.py  _handlers.py  _routes.py  _hooks.py  _listening.py
+    _server.py  _served.py  _accept.py  _handlers.py  _routes.py  _hooks.py  _listening.py  _asked.py
                                  ways in: a listener becomes WebSockets with handlers
     _broadcast.py  _byte_stream.py
                                  a message to many at once; a connection without messages
@@ -46,6 +46,7 @@ from ._fragments import FragmentReceiver, FragmentSender
 from ._handlers import Handler, HandlersLike
 from ._handshake import WebSocketAttribute
 from ._hooks import AllowedHosts, BasicAuth, BearerAuth, PerAddressLimit
+from ._listening import inherited_sockets
 from ._policy import OnRequest, OnRequests
 from ._protocol.http import Headers, HeadersLike, Reject, Request, Response
 from ._protocol.origin import Origins
@@ -107,6 +108,7 @@ __all__ = [
     "WebSocketError",
     "broadcast",
     "connect_websocket",
+    "inherited_sockets",
     "open_server",
     "open_websocket",
     "reconnecting",

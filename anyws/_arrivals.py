@@ -3,8 +3,9 @@
 A listener of AnyIO's starts a task for each stream, and a composite one does its own part in it
 first: that for TLS does the handshake, and gives it half a minute. Until then the server knows of
 no client that it could refuse, and would wait in the end for whoever never goes on. So each of
-these tasks has a scope of its own, and the server cancels them when it sends its clients away. One
-in which a client is served already does not notice: that is shielded (`_served.py`).
+these tasks has a scope of its own, and the server cancels them when it sends its clients away, or,
+where it retires and refuses nobody, when it cuts off whoever is left. One in which a client is
+served already does not notice: that is shielded (`_served.py`).
 """
 
 from __future__ import annotations
@@ -26,13 +27,23 @@ T = TypeVar("T")
 
 
 class Arrivals(TaskGroup):
-    """A task group as a listener gets it: another's, in which `cut_off` ends what it has begun."""
+    """A task group as a listener gets it: another's, in which `cut_off` ends what it has begun.
 
-    def __init__(self, task_group: TaskGroup) -> None:
+    on_end:
+        Called when a task that it has begun has ended.
+    """
+
+    def __init__(self, task_group: TaskGroup, on_end: Callable[[], None]) -> None:
         self.cancel_scope = task_group.cancel_scope
         self._task_group = task_group
+        self._on_end = on_end
         self._scopes: set[CancelScope] = set()
         self._is_over = False
+
+    @property
+    def any_left(self) -> bool:
+        """Whether a task that it has begun goes on, a client served in it or not."""
+        return bool(self._scopes)
 
     def cut_off(self) -> None:
         """Cancel what listeners have begun, and what they will."""
@@ -54,6 +65,7 @@ class Arrivals(TaskGroup):
                 await coro
             finally:
                 self._scopes.remove(scope)
+                self._on_end()
 
     def start(
         self, func: Callable[..., Coroutine[Any, Any, Any]], *args: object, **options: Any

@@ -86,9 +86,9 @@ class Connection:
             return all(self.is_own_end(one) for one in error.exceptions)
         return self._protocol.ending.is_told_by(error)
 
-    def send_away(self, seconds: float | None) -> None:
-        """Begin to close with 1001, while the body goes on; cut the stream after that time."""
-        self._protocol.close(Close(CloseCode.GOING_AWAY))
+    def send_away(self, seconds: float | None, code: CloseCode = CloseCode.GOING_AWAY) -> None:
+        """Begin to close, while the body goes on; cut the stream after that time."""
+        self._protocol.close(Close(code))
         self.transport.close_within(self._config.close_timeout)
         self.transport.close_within(seconds)
 

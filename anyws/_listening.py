@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import Iterable
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 from ._config import check_range
 from ._transports.errors import explain_lookup
 
-__all__ = ["Hosts", "Listening", "Place"]
+__all__ = ["Hosts", "Listening", "Place", "check_listening", "inherited_sockets"]
 
 Hosts: TypeAlias = str | Iterable[str] | None
+T = TypeVar("T")
 
 # Connections that wait to be accepted; the system has a limit of its own.
 _BACKLOG: Final = 65536
 # How often the system is asked for a port that is free on each of several addresses.
 _PORT_ATTEMPTS: Final = 10
+# The first file descriptor that systemd passes: SD_LISTEN_FDS_START.
+_FIRST_PASSED: Final = 3
 # Where a socket on all interfaces is reached from its own machine.
 _REACHABLE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing is bound here
 
@@ -117,6 +121,59 @@ def _checked(host: Hosts) -> tuple[str | None, ...]:
     if not checked or "" in checked:
         raise ValueError(f'{host!r} is no host to listen at: all interfaces are "*" or None')
     return checked
+
+
+def check_listening(given: T) -> T:
+    """Return what a program gave to accept from, or raise what is wrong with it, if it is a socket.
+
+    Raises ValueError.
+    """
+    if isinstance(given, socket.socket):
+        if given.fileno() < 0:
+            raise ValueError("a socket to listen at is closed already")
+        if given.type != socket.SOCK_STREAM:
+            raise ValueError(f"{given!r} is no socket to listen at: its type is not SOCK_STREAM")
+        if not given.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise ValueError(f"{given!r} does not listen: bind it, and call its listen() first")
+    return given
+
+
+def inherited_sockets() -> list[socket.socket]:
+    """Return the listening sockets that this process was started with, in their order.
+
+    They are passed as systemd does it (`sd_listen_fds(3)`): ``LISTEN_FDS`` says how many, from
+    file descriptor 3 on, and ``LISTEN_PID`` for which process. A server takes them as
+    ``listeners=``, one of `anyws.sync` as ``sockets=``. They listened before this process began,
+    and may go on when it has ended, so that no client is refused while it is restarted.
+
+    The list is empty where none were passed, or to another process, as on Windows always. The
+    variables are taken out of the environment, so that no process started from here believes that
+    they are its own: a second call returns nothing.
+
+    :raises ValueError: the variables are no numbers, or what was passed is no listening socket
+        (the fault of whoever started the process)
+    :raises OSError: what was passed is no socket
+    """
+    given = {name: os.environ.pop(f"LISTEN_{name}", "") for name in ("PID", "FDS", "FDNAMES")}
+    if not given["PID"] or not given["FDS"]:
+        return []
+    for name in ("PID", "FDS"):
+        if not (given[name].isascii() and given[name].isdecimal()):
+            raise ValueError(f"LISTEN_{name} is {given[name]!r}, and should be a number")
+    if int(given["PID"]) != os.getpid():
+        return []
+    numbers = range(_FIRST_PASSED, _FIRST_PASSED + int(given["FDS"]))
+    sockets: list[socket.socket] = []
+    try:
+        for number in numbers:
+            os.set_inheritable(number, False)
+            sockets.append(socket.socket(fileno=number))
+            check_listening(sockets[-1])
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
 
 
 class Listening:

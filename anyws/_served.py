@@ -2,8 +2,8 @@
 
 The task does the opening handshake, runs the handler and closes. It is shielded from whatever
 cancels the server: how a client is sent away is for the server to say, in steps. `refuse` ends a
-handshake that is not over, `send_away` closes the connection while the handler goes on, `cut_off`
-cancels the handler and cuts the stream.
+handshake that is not over, `send_away` closes the connection while the handler goes on, or as soon as
+the handshake is over, and `cut_off` cancels the handler and cuts the stream.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ._transports.errors import STREAM_ERRORS
 if TYPE_CHECKING:
     import ssl
 
+    from ._close import CloseCode
     from ._config import Config
     from ._connection import Connection
     from ._handlers import Handler
@@ -57,7 +58,7 @@ class Served:
         self._scope = CancelScope(shield=True)
         # Cancelled: the client gets 503.
         self._handshake: CancelScope | None = CancelScope()
-        self._sent_away = False
+        self._sent_away: CloseCode | None = None
         self._is_told_of_no_room: bool | None = None  # where there is none
 
     def refuse(self) -> None:
@@ -67,11 +68,11 @@ class Served:
             self._handshake.deadline = math.inf
             self._handshake.cancel()
 
-    def send_away(self, seconds: float | None) -> None:
-        """Close with 1001 while the handler goes on, and cut the stream after that time."""
-        self._sent_away = True
+    def send_away(self, seconds: float | None, code: CloseCode) -> None:
+        """Close while the handler goes on, and cut the stream after that time."""
+        self._sent_away = code
         if self._connection is not None:
-            self._connection.send_away(seconds)
+            self._connection.send_away(seconds, code)
 
     def cut_off(self) -> None:
         """Cancel the handler, and cut the stream."""
@@ -138,8 +139,8 @@ class Served:
         try:
             async with connection:
                 self.websocket = websocket
-                if self._sent_away:
-                    connection.send_away(service.config.close_timeout)
+                if self._sent_away is not None:
+                    connection.send_away(service.config.close_timeout, self._sent_away)
                 await _run_handler(handler, websocket)
         except Exception as error:  # noqa: BLE001 - it is logged
             _note_end(connection, websocket, error)

@@ -11,12 +11,17 @@ Close 1001 is sent to every connection (`_drain`), handlers get until the deadli
 are cancelled and the streams cut (`_cut_off`). The deadline is `drain_timeout` from when the
 program asks for the end, and `cancel_grace` from when it is cancelled or fails: the nearer one.
 What breaks off the waiting, as a second `asyncio.Task.cancel` does, only makes it shorter.
+
+A server that retires leaves its sockets to another process, which accepts what waits in their
+queues. What it has accepted itself cannot be handed on: those handshakes are served to their end,
+and connections closed with 1012.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import socket
 from typing import TYPE_CHECKING, Any
 
 from anyio import (
@@ -36,9 +41,11 @@ from anyio.lowlevel import checkpoint
 from anyio.streams.stapled import MultiListener
 
 from ._arrivals import Arrivals
+from ._asked import close_when_asked, receive_signals
+from ._close import CloseCode
 from ._config import MAX_TURNED_AWAY, as_config
 from ._connection import leave_task_group
-from ._listening import Listening, Place
+from ._listening import Listening, Place, check_listening
 from ._policy import Policy
 from ._routes import make_table
 from ._served import Served, Service
@@ -46,7 +53,7 @@ from ._transports.sockets import AcceptedStream, accept_sockets, socket_of
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
@@ -76,15 +83,16 @@ async def serve(
     default: Handler | None = None,
     host: Hosts = "localhost",
     port: int | None = None,
-    listeners: Iterable[Listener[Any]] | None = None,
+    listeners: Iterable[Listener[Any] | socket.socket] | None = None,
     ssl_context: ssl.SSLContext | None = None,
     on_request: OnRequests = None,
     origins: Origins = None,
     headers: HeadersLike | None = None,
     config: Config | None = None,
+    handle_signals: bool = False,
     task_status: TaskStatus[Server] = TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve WebSockets until cancelled.
+    """Serve WebSockets until cancelled, or asked for the end by a signal.
 
     ::
 
@@ -97,8 +105,14 @@ async def serve(
     Cancelled, it closes every connection with 1001, lets handlers end for ``Config.cancel_grace``,
     cancels those that have not, and ends.
 
+    :param handle_signals: take over SIGTERM and SIGINT while this runs. The first to come ends it
+        as `Server.aclose` does, with ``Config.drain_timeout`` for the handlers, and then this
+        function returns; another one, later than a quarter of a second, cuts off whoever is left. Only one function of a program can
+        have the signals, and only in its main thread. On asyncio on Windows there are none to be
+        had: there Ctrl-C cancels the program
     :param task_status: for ``await task_group.start(serve, ...)``, which returns the `Server`
         once it listens
+    :raises RuntimeError: ``handle_signals`` outside the main thread (the caller's fault)
 
     Other arguments and errors are those of `open_server`.
     """
@@ -114,6 +128,13 @@ async def serve(
         headers=headers,
         config=config,
     )
+    if handle_signals:
+        # From before it listens: a signal is not to be lost in between.
+        with receive_signals() as signals:
+            async with opening as server:
+                task_status.started(server)
+                await close_when_asked(server, signals)
+        return
     async with opening as server:
         task_status.started(server)
         await sleep_forever()
@@ -125,7 +146,7 @@ def open_server(
     default: Handler | None = None,
     host: Hosts = "localhost",
     port: int | None = None,
-    listeners: Iterable[Listener[Any]] | None = None,
+    listeners: Iterable[Listener[Any] | socket.socket] | None = None,
     ssl_context: ssl.SSLContext | None = None,
     on_request: OnRequests = None,
     origins: Origins = None,
@@ -146,8 +167,9 @@ def open_server(
     :param host: name or address to listen at, or several of them; ``"*"``, like ``None``, for all
         interfaces
     :param port: TCP port, the same for all of them; 0 lets the system choose: `Server.port` tells
-    :param listeners: AnyIO listeners to accept from instead of a host and port: Unix sockets,
-        inherited sockets, TLS of one's own. The server closes them
+    :param listeners: what to accept from instead of a host and port: AnyIO listeners, as for TLS
+        of one's own, and listening sockets, TCP or Unix, as from `inherited_sockets`. The server
+        closes them, and leaves the file of a Unix socket where it is
     :param ssl_context: to serve ``wss://``
     :param on_request: a function, async or not, that is shown every `Request` and answers with a
         `Response`, a `Reject` (which it may also raise), or ``None`` to let the handshake go on.
@@ -164,6 +186,7 @@ def open_server(
     if (port is None) == (listeners is None):
         raise TypeError("a server needs a port=, or else listeners=")
     place = None if port is None else Place(host, port)
+    given = None if listeners is None else [check_listening(one) for one in listeners]
     table = make_table(handlers, default)
     service = Service(
         table,
@@ -171,7 +194,7 @@ def open_server(
         as_config(config),
         ssl_context,
     )
-    return _Serving(Server(service), place, listeners)
+    return _Serving(Server(service), place, given)
 
 
 async def _listen(place: Place) -> list[Listener[Any]]:
@@ -182,9 +205,20 @@ async def _listen(place: Place) -> list[Listener[Any]]:
         addresses += place.known_addresses_of(host) or await to_thread.run_sync(
             place.addresses_of, host, abandon_on_cancel=True
         )
-    sockets = place.listen(addresses)
+    return await _listeners_of(place.listen(addresses))
+
+
+async def _listeners_of(given: Sequence[Listener[Any] | socket.socket]) -> list[Listener[Any]]:
+    """Return them, with a listener for each socket; these are closed where that fails."""
+    sockets = [one for one in given if isinstance(one, socket.socket)]
     try:
-        return [await SocketListener.from_socket(sock) for sock in sockets]
+        for sock in sockets:
+            # Where others accept from it as well, a client that was there may be gone.
+            sock.setblocking(False)
+        return [
+            await SocketListener.from_socket(one) if isinstance(one, socket.socket) else one
+            for one in given
+        ]
     except BaseException:
         for sock in sockets:
             sock.close()
@@ -222,6 +256,7 @@ class Server(Listening):
         self._arrivals: Arrivals
         self._listening = True
         self._closing = False
+        self._retiring = False
         self._drained_by = math.inf
         self._deaf = Event()  # every listener is closed
         self._all_gone = Event()  # of the current wait for connections; see `_wait_until_gone`
@@ -315,15 +350,15 @@ class Server(Listening):
             self._turned_away.add(served)
         self._served.add(served)
         if self._closing:
-            served.refuse()
-            served.send_away(self._config.close_timeout)
+            if not self._retiring:
+                served.refuse()
+            served.send_away(self._config.close_timeout, self._code)
         try:
             await served.run(accepted)
         finally:
             self._turned_away.discard(served)
             self._served.discard(served)
-            if not self._served:
-                self._all_gone.set()
+            self._note_gone()
 
     # --- Closing ---
 
@@ -347,6 +382,37 @@ class Server(Listening):
             await self._wait_until_gone()
         await self._deaf.wait()
 
+    async def retire(self) -> None:
+        """Leave the listening sockets to another process, and end without refusing anybody.
+
+        For sockets that others accept from as well, as after a restart. This server accepts no
+        more; opening handshakes that have begun are served to their end; connections are closed
+        with 1012 (service restart, IANA registry), those of such late handshakes too. Handlers
+        have ``Config.drain_timeout`` to end, and whoever is left then is cut off. In all else,
+        and where it is cancelled, it is like `aclose`.
+
+        That nobody is lost goes for sockets, also those in AnyIO's own listeners. Other listeners,
+        as AnyIO's for TLS, may lose a client when they are told to stop: give sockets, and an
+        ``ssl_context``.
+        """
+        self._retiring = not self._closing
+        try:
+            await self.aclose()
+        except BaseException:
+            # There is no more time for handshakes.
+            self._retiring = False
+            raise
+
+    @property
+    def _code(self) -> CloseCode:
+        return CloseCode.SERVICE_RESTART if self._retiring else CloseCode.GOING_AWAY
+
+    def _hurry(self) -> bool:
+        """Cut off whoever is left, and have nobody wait any more; tell whether anybody was."""
+        self._drained_by = -math.inf
+        self._cut_off()
+        return bool(self._served)
+
     def _stop_listening(self) -> None:
         self._listening = False
         for scope in self._accepting:
@@ -357,16 +423,17 @@ class Server(Listening):
         self._closing = True
         if timeout is not None:
             self._drained_by = min(self._drained_by, current_time() + timeout)
-        for served in self._served:
-            served.refuse()
-        self._arrivals.cut_off()
+        if not self._retiring:
+            for served in self._served:
+                served.refuse()
+            self._arrivals.cut_off()
         # Who is sent away may come back at once, and is not to find an open door.
         try:
             with move_on_at(self._drained_by):
                 await self._deaf.wait()
         finally:
             for served in self._served:
-                served.send_away(timeout)
+                served.send_away(timeout, self._code)
         with move_on_at(self._drained_by):
             await self._wait_until_gone()
 
@@ -374,9 +441,19 @@ class Server(Listening):
         """Cancel the handlers that are left, and cut their streams."""
         for served in self._served:
             served.cut_off()
+        self._arrivals.cut_off()
+
+    @property
+    def _anybody_left(self) -> bool:
+        # Who is still at a listener's own handshake is waited for only where it is to be served.
+        return bool(self._served) or (self._retiring and self._arrivals.any_left)
+
+    def _note_gone(self) -> None:
+        if not self._anybody_left:
+            self._all_gone.set()
 
     async def _wait_until_gone(self) -> None:
-        while self._served:
+        while self._anybody_left:
             if self._all_gone.is_set():
                 self._all_gone = Event()
             await self._all_gone.wait()
@@ -389,7 +466,7 @@ class _Serving:
         self,
         server: Server,
         place: Place | None,
-        listeners: Iterable[Listener[Any]] | None,
+        listeners: list[Listener[Any] | socket.socket] | None,
     ) -> None:
         self._server = server
         self._place = place
@@ -402,7 +479,8 @@ class _Serving:
         self._entered = True
         server = self._server
         if self._given is not None:
-            server._listeners = [one for given in self._given for one in _single(given)]
+            given = await _listeners_of(self._given)
+            server._listeners = [single for one in given for single in _single(one)]
         else:
             assert self._place is not None
             server._listeners = await _listen(self._place)
@@ -411,7 +489,7 @@ class _Serving:
         ]
         server._task_group = create_task_group()
         await server._task_group.__aenter__()
-        server._arrivals = Arrivals(server._task_group)
+        server._arrivals = Arrivals(server._task_group, server._note_gone)
         if not server._listeners:
             server._deaf.set()
         for one in server._listeners:

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
-from streams import CLOSE, RawPeer, request_bytes
+from anyio.streams.tls import TLSListener, TLSStream
+from connections import client_tls
+from streams import CLOSE, URL, RawPeer, request_bytes
 from virtual_time import run_in_virtual_time
 
 import anyws
@@ -120,6 +122,25 @@ class Client(RawPeer):
 
     def _note(self, what: str) -> None:
         self.seen.append((what, self._stage.now))
+
+
+class Encrypted(TLSListener):
+    """The program's own TLS, in front of the server."""
+
+    def connect(self) -> Any:
+        return self.listener.connect()
+
+
+async def encrypted_client(stage: Stage, late: float = 0) -> None:
+    """Note what it is closed with; the handshake of TLS begins so many seconds late."""
+    transport = stage.listener.connect()
+    await anyio.sleep(late)
+    stream = await TLSStream.wrap(
+        transport, hostname="localhost", ssl_context=client_tls(), standard_compatible=False
+    )
+    async with anyws.wrap_client_stream(stream, URL, config=CONFIG) as ws:
+        closure = await ws.wait_closed()
+    stage.note(f"client: {closure.received}")
 
 
 @asynccontextmanager

@@ -28,11 +28,14 @@ ORDINARY = Closure(
 
 
 @contextmanager
-def started(*arguments: object, **environment: object) -> Iterator[subprocess.Popen[str]]:
+def started(
+    *arguments: object, cwd: Path | None = None, **environment: object
+) -> Iterator[subprocess.Popen[str]]:
     """Start Python with these arguments; whatever happens, it does not outlive the block."""
     with _interruptible():
         process = subprocess.Popen(
             [sys.executable, "-W", "error", *map(str, arguments)],
+            cwd=cwd,
             **_streams(environment),
         )
     try:
@@ -43,10 +46,10 @@ def started(*arguments: object, **environment: object) -> Iterator[subprocess.Po
 
 
 def run(
-    *arguments: object, given: str | bytes = "", **environment: object
+    *arguments: object, given: str | bytes = "", cwd: Path | None = None, **environment: object
 ) -> subprocess.CompletedProcess[str]:
     """Run Python with these arguments, and something to read, to its end."""
-    with started(*arguments, **environment) as process:
+    with started(*arguments, cwd=cwd, **environment) as process:
         assert process.stdin is not None
         if isinstance(given, bytes):
             process.stdin.buffer.write(given)

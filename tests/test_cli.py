@@ -20,7 +20,8 @@ from programs import ANYWS, interrupt, rest_of, run, started
 
 import anyws
 from anyws import Close, CloseCode, Reject
-from anyws._cli import main, printable, shown
+from anyws._cli import main
+from anyws._cli.telling import printable, shown
 from anyws._demo import GOODBYE, echo, echo_uppercase, goodbye, perform
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 from anyio.abc import SocketAttribute
-from anyio.streams.tls import TLSListener, TLSStream
 from connections import client_tls, every_network, server_tls
 from drains import (
     CONFIG,
@@ -20,10 +19,12 @@ from drains import (
     GRACE,
     PATIENT,
     Client,
+    Encrypted,
     Stage,
     busy,
     deadline,
     deaf,
+    encrypted_client,
     every_end,
     idle,
     noted,
@@ -233,25 +234,6 @@ def test_who_is_accepted_while_the_server_ends_is_refused(backend: str, end: str
     stage = run(backend, way, stuck, one_client, listener=Late())
     assert stage.clients[0].seen == [("Close 1001", 0), ("end", 0)]
     assert stage.clients[1].seen == [("503", 0), ("end", 0)]
-
-
-class Encrypted(TLSListener):
-    """The program's own TLS, in front of the server."""
-
-    def connect(self) -> Any:
-        return self.listener.connect()
-
-
-async def encrypted_client(stage: Stage) -> None:
-    stream = await TLSStream.wrap(
-        stage.listener.connect(),
-        hostname="localhost",
-        ssl_context=client_tls(),
-        standard_compatible=False,
-    )
-    async with anyws.wrap_client_stream(stream, URL, config=CONFIG) as ws:
-        closure = await ws.wait_closed()
-    stage.note(f"client: {closure.received}")
 
 
 @both_backends

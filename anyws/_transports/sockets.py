@@ -264,11 +264,15 @@ class AcceptedSocket:
         self.remote_address: object = _without_scope(sock, address)
         self._socket: socket.socket | None = sock
         self._link: Link | None = None
+        self._plain: AcceptedStream | None = None
 
     async def open(self, ssl_context: ssl.SSLContext | None) -> ByteStream:
         # The loop closes it from now on.
         sock, self._socket = self._socket, None
         assert sock is not None
+        if not NATIVE:
+            self._plain = AcceptedStream(await _plain_stream(sock))
+            return await self._plain.open(ssl_context)
         self._link = await Link.make(sock, ssl_context, server_side=True)
         return self._link
 
@@ -277,6 +281,8 @@ class AcceptedSocket:
             self._socket.close()
         elif self._link is not None:
             await aclose_forcefully(self._link)
+        elif self._plain is not None:
+            await self._plain.cut()
 
 
 def _without_scope(sock: socket.socket, address: Any) -> object:
@@ -289,7 +295,8 @@ def _without_scope(sock: socket.socket, address: Any) -> object:
 
 def socket_of(listener: Listener[Any]) -> socket.socket | None:
     """Return the socket of a listener that may be accepted from here."""
-    is_ours = NATIVE and isinstance(listener, SocketListener) and _is_anyios(listener)
+    # AnyIO's own way loses a client on asyncio, where it is cancelled with one.
+    is_ours = isinstance(listener, SocketListener) and _is_anyios(listener)
     if not (is_ours and _is_asyncio()):
         return None
     return listener.extra(SocketAttribute.raw_socket)

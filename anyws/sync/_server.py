@@ -28,7 +28,7 @@ from .._config import MAX_TURNED_AWAY, as_config
 from .._counters import Tally
 from .._errors import HandshakeError
 from .._handlers import call_at_once, no_coroutines
-from .._listening import Listening, Place
+from .._listening import Listening, Place, check_listening
 from .._observed import call_on_end
 from .._policy import TOO_MANY, Policy, hooks_of, peer_of
 from .._routes import make_table
@@ -131,8 +131,9 @@ def open_server(
 
     :param handlers: a function that takes the `WebSocket`, for everybody; or a mapping from
         subprotocols to such functions, or `anyws.Routes`, as for `anyws.open_server`
-    :param sockets: listening sockets to accept from instead of a host and port. The server closes
-        them
+    :param sockets: listening sockets, TCP or Unix, to accept from instead of a host and port, as
+        from `anyws.inherited_sockets`. The server closes them, and leaves the file of a Unix
+        socket where it is
     :param on_request: a function that is shown every `Request`, in the connection's thread; or a
         sequence of such functions
 
@@ -141,6 +142,7 @@ def open_server(
     if (port is None) == (sockets is None):
         raise TypeError("a server needs a port=, or else sockets=")
     place = None if port is None else Place(host, port)
+    given = [check_listening(one) for one in sockets or ()]
     table: Table[Handler] = make_table(handlers, default, "a function")
     for one in table:
         no_coroutines(one, "a handler of anyws.sync")
@@ -150,7 +152,7 @@ def open_server(
         hooks.append(partial(call_at_once, hook, what="on_request"))
     policy = Policy.make(table.choose, hooks, origins, headers)
     server = Server(table, policy, as_config(config), ssl_context)
-    return _Serving(server, lambda: list(sockets or ()) if place is None else _listen(place))
+    return _Serving(server, lambda: given if place is None else _listen(place))
 
 
 def _wait_for(thread: threading.Thread) -> None:

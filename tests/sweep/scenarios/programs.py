@@ -16,7 +16,11 @@ from streams import URL
 from world import CANCEL, MEMORY, QUICK, SLACK, TCP, Peer, Violation, World, check
 
 import anyws
-from anyws import WebSocket, _cli
+from anyws import WebSocket
+from anyws._asked import nothing
+from anyws._cli.command import _demo
+from anyws._cli.connect import connect
+from anyws._cli.echo import echo
 from anyws._demo import _CountingStream
 from anyws.testing import fixtures, memory_stream_pair, open_websocket_pair
 
@@ -35,7 +39,7 @@ async def _echo(ws: WebSocket) -> None:
 
 
 @contextlib.contextmanager
-def _signals_kept() -> Iterator[Callable[[], None]]:
+def signals_kept() -> Iterator[Callable[[], None]]:
     """Give a function that sends a signal to whoever waits for it now, and to nobody else."""
 
     def ignore(*_: object) -> None:
@@ -54,7 +58,7 @@ def _signals_kept() -> Iterator[Callable[[], None]]:
 
 
 @contextlib.contextmanager
-def _terminal(given: bytes = b"") -> Iterator[io.StringIO]:
+def terminal(given: bytes = b"") -> Iterator[io.StringIO]:
     """Standard input with these bytes, and what is printed."""
     output = io.StringIO()
     reading, writing = os.pipe()
@@ -71,8 +75,8 @@ def _terminal(given: bytes = b"") -> Iterator[io.StringIO]:
 
 @scenario(kinds=(TCP,), hows=(CANCEL,))
 async def the_demonstration(world: World) -> None:
-    with _terminal() as output:
-        await world.attack(lambda: _cli._demo(argparse.Namespace(backend="x")), within=_SECONDS)
+    with terminal() as output:
+        await world.attack(lambda: _demo(argparse.Namespace(backend="x")), within=_SECONDS)
         check(world.struck or "as expected" in output.getvalue(), "it did not say that all is well")
 
 
@@ -82,8 +86,8 @@ async def the_command_that_connects(world: World) -> None:
         options = argparse.Namespace(
             url=server.url, subprotocol=[], header=[], origin=None, wait=0.05
         )
-        with _terminal(b"hello\nthere\n") as output:
-            await world.attack(lambda: _cli._connect(options), within=_SECONDS)
+        with terminal(b"hello\nthere\n") as output:
+            await world.attack(lambda: connect(options), within=_SECONDS)
             check(world.struck or output.getvalue() == "hello\nthere\n", output.getvalue())
             # The thread that reads has had its last line, or nobody to give it to.
             await anyio.sleep(0.01)
@@ -108,10 +112,10 @@ async def the_command_that_echoes(world: World) -> None:
         except (anyws.WebSocketError, OSError):
             check(world.struck, "the server left early")
 
-    with _terminal() as output, _signals_kept() as send_signal:
+    with terminal() as output, signals_kept() as send_signal:
         async with anyio.create_task_group() as tg:
             tg.start_soon(visit)
-            await world.attack(lambda: _cli._echo(options), within=_SECONDS)
+            await world.attack(lambda: echo(options), within=_SECONDS)
 
 
 @scenario(kinds=(TCP,), hows=(CANCEL,))
@@ -127,10 +131,10 @@ async def the_command_that_is_interrupted_while_it_connects(world: World) -> Non
         await anyio.sleep(0.05)
         send_signal()
 
-    with _terminal(), _signals_kept() as send_signal:
+    with terminal(), signals_kept() as send_signal:
         async with multi, anyio.create_task_group() as tg:
             tg.start_soon(interrupt)
-            await world.attack(lambda: _cli._connect(options), within=_SECONDS)
+            await world.attack(lambda: connect(options), within=_SECONDS)
 
 
 @scenario(kinds=(MEMORY,), hows=(CANCEL,))
@@ -139,7 +143,7 @@ async def without_signals(world: World) -> None:
 
     async def operation() -> None:
         with anyio.move_on_after(0.01):
-            await anext(_cli._nothing())
+            await anext(nothing())
 
     await world.attack(operation)
 
