@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from anyio import CancelScope
+from anyio import CancelScope, Event
 from anyio.abc import TaskGroup
 
 if TYPE_CHECKING:
@@ -27,23 +27,26 @@ T = TypeVar("T")
 
 
 class Arrivals(TaskGroup):
-    """A task group as a listener gets it: another's, in which `cut_off` ends what it has begun.
+    """A task group as a listener gets it: another's, in which `cut_off` ends what it has begun."""
 
-    on_end:
-        Called when a task that it has begun has ended.
-    """
-
-    def __init__(self, task_group: TaskGroup, on_end: Callable[[], None]) -> None:
+    def __init__(self, task_group: TaskGroup) -> None:
         self.cancel_scope = task_group.cancel_scope
         self._task_group = task_group
-        self._on_end = on_end
         self._scopes: set[CancelScope] = set()
         self._is_over = False
+        self._all_gone = Event()  # of the current wait
 
     @property
     def any_left(self) -> bool:
         """Whether a task that it has begun goes on, a client served in it or not."""
         return bool(self._scopes)
+
+    async def wait_until_gone(self) -> None:
+        """Wait until there is no such task."""
+        while self._scopes:
+            if self._all_gone.is_set():
+                self._all_gone = Event()
+            await self._all_gone.wait()
 
     def cut_off(self) -> None:
         """Cancel what listeners have begun, and what they will."""
@@ -65,7 +68,8 @@ class Arrivals(TaskGroup):
                 await coro
             finally:
                 self._scopes.remove(scope)
-                self._on_end()
+                if not self._scopes:
+                    self._all_gone.set()
 
     def start(
         self, func: Callable[..., Coroutine[Any, Any, Any]], *args: object, **options: Any

@@ -1,10 +1,10 @@
 """Ways in: a listener becomes `WebSocket`s, each with a handler as its task.
 
 **Tasks.** The server has a task group. In it, each listener has a task that accepts from it and
-closes it at the end, and each connection has one that does the opening handshake, runs the handler
-and closes. The latter are shielded: a cancelled server closes its connections in order, it does
-not tear them down. Only what a listener of the program's does before it hands a stream over is not
-(`_arrivals.py`).
+closes it at the end (`_accepting.py`), and each connection has one that does the opening handshake,
+runs the handler and closes. The latter are shielded: a cancelled server closes its connections in
+order, it does not tear them down. Only what a listener of the program's does before it hands a
+stream over is not (`_arrivals.py`).
 
 **The end**, in this order: listeners accept no more, half-open handshakes are refused with 503,
 Close 1001 is sent to every connection (`_drain`), handlers get until the deadline to end, then they
@@ -19,9 +19,7 @@ and connections closed with 1012.
 
 from __future__ import annotations
 
-import logging
 import math
-import socket
 from typing import TYPE_CHECKING, Any
 
 from anyio import (
@@ -32,14 +30,11 @@ from anyio import (
     current_time,
     get_cancelled_exc_class,
     move_on_at,
-    sleep,
     sleep_forever,
-    to_thread,
 )
-from anyio.abc import SocketAttribute, SocketListener
-from anyio.lowlevel import checkpoint
-from anyio.streams.stapled import MultiListener
+from anyio.abc import SocketAttribute
 
+from ._accepting import Accepting, listen, listeners_of
 from ._arrivals import Arrivals
 from ._asked import close_when_asked, receive_signals
 from ._close import CloseCode
@@ -49,15 +44,15 @@ from ._listening import Listening, Place, check_listening
 from ._policy import Policy
 from ._routes import make_table
 from ._served import Served, Service
-from ._transports.sockets import AcceptedStream, accept_sockets, socket_of
 
 if TYPE_CHECKING:
+    import socket
     import ssl
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
-    from anyio.abc import ByteStream, Listener, TaskGroup, TaskStatus
+    from anyio.abc import Listener, TaskGroup, TaskStatus
 
     from ._config import Config
     from ._counters import Totals
@@ -70,11 +65,6 @@ if TYPE_CHECKING:
     from ._websocket import WebSocket
 
 __all__ = ["Server", "open_server", "serve"]
-
-_logger = logging.getLogger("anyws.server")
-
-# Seconds until accepting is tried again where the system has run out of something.
-_ACCEPT_PAUSE = 0.1
 
 
 async def serve(
@@ -197,50 +187,6 @@ def open_server(
     return _Serving(Server(service), place, given)
 
 
-async def _listen(place: Place) -> list[Listener[Any]]:
-    """Return what listens at each address of each host. Raises OSError."""
-    await checkpoint()
-    addresses: list[Any] = []
-    for host in place.hosts:
-        addresses += place.known_addresses_of(host) or await to_thread.run_sync(
-            place.addresses_of, host, abandon_on_cancel=True
-        )
-    return await _listeners_of(place.listen(addresses))
-
-
-async def _listeners_of(given: Sequence[Listener[Any] | socket.socket]) -> list[Listener[Any]]:
-    """Return them, with a listener for each socket; these are closed where that fails."""
-    sockets = [one for one in given if isinstance(one, socket.socket)]
-    try:
-        for sock in sockets:
-            # Where others accept from it as well, a client that was there may be gone.
-            sock.setblocking(False)
-        return [
-            await SocketListener.from_socket(one) if isinstance(one, socket.socket) else one
-            for one in given
-        ]
-    except BaseException:
-        for sock in sockets:
-            sock.close()
-        raise
-
-
-def _single(listener: Listener[Any]) -> Iterator[Listener[Any]]:
-    """Yield the listeners that one stands for: a name has several addresses."""
-    if isinstance(listener, MultiListener):
-        for one in listener.listeners:
-            yield from _single(one)
-    else:
-        yield listener
-
-
-def _is_passing(error: BaseException) -> bool:
-    """Whether accepting may succeed later. A composite listener raises groups."""
-    if isinstance(error, BaseExceptionGroup):
-        return all(map(_is_passing, error.exceptions))
-    return isinstance(error, OSError)
-
-
 class Server(Listening):
     """A running server. Made by `open_server`, and by `serve` through ``task_status``."""
 
@@ -248,24 +194,21 @@ class Server(Listening):
         super().__init__(secure=service.ssl_context is not None)
         self._service = service
         self._config = service.config
-        self._listeners: list[Listener[Any]] = []
-        self._accepting: list[CancelScope] = []
+        self._accepting = Accepting()
         self._served: set[Served] = set()
         self._turned_away: set[Served] = set()  # of those, whom there is no room for
         self._task_group: TaskGroup
         self._arrivals: Arrivals
-        self._listening = True
         self._closing = False
         self._retiring = False
         self._drained_by = math.inf
-        self._deaf = Event()  # every listener is closed
         self._all_gone = Event()  # of the current wait for connections; see `_wait_until_gone`
         self._keep_connections = False
 
     @property
     def listeners(self) -> tuple[Listener[Any], ...]:
         """What the server accepts from."""
-        return tuple(self._listeners)
+        return self._accepting.listeners
 
     @property
     def connections(self) -> frozenset[WebSocket]:
@@ -278,7 +221,7 @@ class Server(Listening):
         return self._service.tally.totals([ws.counters for ws in self.connections])
 
     def __repr__(self) -> str:
-        if self._listening:
+        if self._accepting.goes_on:
             state = "serving"
         elif not self._closing:
             state = "listening no more"
@@ -287,55 +230,6 @@ class Server(Listening):
         return f"<anyws.Server {state}, {len(self.connections)} connections>"
 
     # --- Serving ---
-
-    async def _accept_from(self, listener: Listener[Any], scope: CancelScope) -> None:
-        try:
-            with scope:
-                await self._accept_until_cancelled(listener)
-        finally:
-            try:
-                with CancelScope(shield=True):
-                    await listener.aclose()
-            except Exception as error:
-                _logger.warning("closing %r failed", listener, exc_info=error)
-            self._accepting.remove(scope)
-            if not self._accepting:
-                self._deaf.set()
-
-    async def _accept_until_cancelled(self, listener: Listener[Any]) -> None:
-        while True:
-            try:
-                await self._accept(listener)
-                _logger.error("%r accepts no more connections", listener)
-                return
-            except Exception as error:
-                if not self._listening:
-                    return
-                if not _is_passing(error):
-                    _logger.error("accepting from %r has ended", listener, exc_info=error)
-                    return
-                # Out of file descriptors or memory, or a connection that was gone before it
-                # was accepted: no reason to stop.
-                _logger.warning("accepting a connection failed, trying again: %s", error)
-                await sleep(_ACCEPT_PAUSE)
-
-    async def _accept(self, listener: Listener[Any]) -> None:
-        listening = socket_of(listener)
-        if listening is None:
-            # AnyIO's own hand a stream over at once.
-            at_once = (
-                isinstance(listener, SocketListener)
-                and type(listener).serve is SocketListener.serve
-            )
-            group = self._task_group if at_once else self._arrivals
-            await listener.serve(self._serve_stream, group)
-            return
-        while True:
-            for accepted in await accept_sockets(listening):
-                self._task_group.start_soon(self._serve, accepted)
-
-    async def _serve_stream(self, stream: ByteStream) -> None:
-        await self._serve(AcceptedStream(stream))
 
     @property
     def _is_full(self) -> bool:
@@ -358,7 +252,8 @@ class Server(Listening):
         finally:
             self._turned_away.discard(served)
             self._served.discard(served)
-            self._note_gone()
+            if not self._served:
+                self._all_gone.set()
 
     # --- Closing ---
 
@@ -373,14 +268,14 @@ class Server(Listening):
         ``drain_timeout``. Cancelled, the server does not listen any more, and the
         connections are closing: leaving `open_server` waits for that, too.
         """
-        self._stop_listening()
+        self._accepting.stop()
         if keep_connections:
             self._keep_connections = True
         else:
             await self._drain(self._config.drain_timeout)
             self._cut_off()
             await self._wait_until_gone()
-        await self._deaf.wait()
+        await self._accepting.over.wait()
 
     async def retire(self) -> None:
         """Leave the listening sockets to another process, and end without refusing anybody.
@@ -413,11 +308,6 @@ class Server(Listening):
         self._cut_off()
         return bool(self._served)
 
-    def _stop_listening(self) -> None:
-        self._listening = False
-        for scope in self._accepting:
-            scope.cancel()
-
     async def _drain(self, timeout: float | None) -> None:
         """Send everybody away, and give handlers until then, or until an earlier time given."""
         self._closing = True
@@ -430,7 +320,7 @@ class Server(Listening):
         # Who is sent away may come back at once, and is not to find an open door.
         try:
             with move_on_at(self._drained_by):
-                await self._deaf.wait()
+                await self._accepting.over.wait()
         finally:
             for served in self._served:
                 served.send_away(timeout, self._code)
@@ -443,17 +333,12 @@ class Server(Listening):
             served.cut_off()
         self._arrivals.cut_off()
 
-    @property
-    def _anybody_left(self) -> bool:
-        # Who is still at a listener's own handshake is waited for only where it is to be served.
-        return bool(self._served) or (self._retiring and self._arrivals.any_left)
-
-    def _note_gone(self) -> None:
-        if not self._anybody_left:
-            self._all_gone.set()
-
     async def _wait_until_gone(self) -> None:
-        while self._anybody_left:
+        # Who is still at a listener's own handshake is waited for only where it is to be served.
+        while self._served or (self._retiring and self._arrivals.any_left):
+            if not self._served:
+                await self._arrivals.wait_until_gone()
+                continue
             if self._all_gone.is_set():
                 self._all_gone = Event()
             await self._all_gone.wait()
@@ -479,23 +364,15 @@ class _Serving:
         self._entered = True
         server = self._server
         if self._given is not None:
-            given = await _listeners_of(self._given)
-            server._listeners = [single for one in given for single in _single(one)]
+            listeners = await listeners_of(self._given)
         else:
             assert self._place is not None
-            server._listeners = await _listen(self._place)
-        server._addresses = [
-            one.extra(SocketAttribute.local_address, None) for one in server._listeners
-        ]
+            listeners = await listen(self._place)
+        server._addresses = [one.extra(SocketAttribute.local_address, None) for one in listeners]
         server._task_group = create_task_group()
         await server._task_group.__aenter__()
-        server._arrivals = Arrivals(server._task_group, server._note_gone)
-        if not server._listeners:
-            server._deaf.set()
-        for one in server._listeners:
-            scope = CancelScope()
-            server._accepting.append(scope)
-            server._task_group.start_soon(server._accept_from, one, scope, name="anyws listener")
+        server._arrivals = Arrivals(server._task_group)
+        server._accepting.begin(listeners, server._task_group, server._arrivals, server._serve)
         return server
 
     async def __aexit__(
@@ -516,7 +393,7 @@ class _Serving:
             finally:
                 try:
                     with CancelScope(shield=True):
-                        server._stop_listening()
+                        server._accepting.stop()
                         await server._drain(server._config.cancel_grace)
                 finally:
                     server._cut_off()

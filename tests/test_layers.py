@@ -29,8 +29,8 @@ LAYERS: list[list[list[str]]] = [
     [
         ["_client", "_target", "_reconnect", "_proxy"],
         [
-            *("_server", "_served", "_accept", "_arrivals", "_policy", "_handlers", "_listening"),
-            *("_routes", "_hooks", "_asked"),
+            *("_server", "_served", "_accept", "_policy", "_handlers", "_listening"),
+            *("_routes", "_hooks", "_accepting", "_arrivals", "_asked"),
         ],
     ],
     [["_broadcast", "_byte_stream"]],
