@@ -742,7 +742,7 @@ SERVERS = [
         breaks="3.2, H10: the drain sends Close 1001 to every connection",
         file="_server.py",
         old="""            for served in self._served:
-                served.send_away(timeout)
+                served.send_away(timeout, self._code)
 """,
         new="""            pass
 """,
@@ -752,8 +752,8 @@ SERVERS = [
         name="a server that closes says 1000",
         breaks="3.2, H10: the drain sends Close 1001 to every connection",
         file="_connection.py",
-        old="self._protocol.close(Close(CloseCode.GOING_AWAY))",
-        new="self._protocol.close(Close(CloseCode.NORMAL))",
+        old="        self._protocol.close(Close(code))\n",
+        new="        self._protocol.close(Close(CloseCode.NORMAL))\n",
         scenario="drain with idle",
     ),
     Mutant(
@@ -797,8 +797,8 @@ SERVERS = [
         name="half-open handshakes are not refused",
         breaks="3.2, H10: the drain refuses half-open handshakes with 503",
         file="_server.py",
-        old="""        for served in self._served:
-            served.refuse()
+        old="""            for served in self._served:
+                served.refuse()
 """,
         new="",
         scenario="drain with idle",
@@ -807,8 +807,8 @@ SERVERS = [
         name="who comes while the server closes is let in",
         breaks="3.2, H10: a closing server accepts nobody",
         file="_server.py",
-        old="        if self._closing:\n            served.refuse()\n",
-        new="        if False:\n            served.refuse()\n",
+        old="            if not self._retiring:\n                served.refuse()\n",
+        new="",
         scenario="drain with idle",
     ),
     Mutant(
@@ -827,7 +827,7 @@ SERVERS = [
     Mutant(
         name="a server leaves its listeners open",
         breaks="3.1: no socket outlives the block that owns it",
-        file="_server.py",
+        file="_accepting.py",
         old="                    await listener.aclose()\n",
         new="                    pass\n",
         scenario="a server that listens by itself",
