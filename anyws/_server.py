@@ -284,7 +284,8 @@ class Server(Listening):
         more; opening handshakes that have begun are served to their end; connections are closed
         with 1012 (service restart, IANA registry), those of such late handshakes too. Handlers
         have ``Config.drain_timeout`` to end, and whoever is left then is cut off. In all else,
-        and where it is cancelled, it is like `aclose`.
+        and where it is cancelled, it is like `aclose`. ``Config.max_connections`` holds until the
+        end: who came when there was no room gets 503.
 
         That nobody is lost goes for sockets, also those in AnyIO's own listeners. Other listeners,
         as AnyIO's for TLS, may lose a client when they are told to stop: give sockets, and an

@@ -58,10 +58,18 @@ def judge(request):
     return None
 
 
+async def room(ws):
+    await ws.send(f"{ws.request.user} in {ws.request.path_parameters['room']}")
+    await ws.receive()
+
+
 class Rooms:
     handlers = {"echo": echo, "shout": shout}
 
 
+routes = anyws.Routes({"/": echo, "/rooms/{room}": room, "/loud": {"shout": shout}})
+hooks = [judge, anyws.BasicAuth({"ada": "s3cret"})]
+bare = anyws.Routes({"/": echo})
 number = 5
 config = anyws.Config(max_message_size=10)
 """

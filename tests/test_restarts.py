@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ import anyio
 import pytest
 from connections import QUICK, server_tls
 from drains import (
+    CONFIG,
     DRAIN,
     GRACE,
     Encrypted,
@@ -236,6 +238,29 @@ def test_who_never_ends_the_handshake_of_a_listener_s_own_tls_has_until_the_same
     stage = run(backend, retired, idle, lambda s: s.client(asks=False), listener=listener)
     assert stage.clients[0].seen == [("end", DRAIN)]
     assert stage.when("retired") == stage.when("over") == [DRAIN]
+
+
+@both_backends
+def test_a_retiring_server_has_room_for_those_whom_it_had_room_for(backend: str) -> None:
+    """And who was turned away before does not hold it up."""
+
+    def prepare(stage: Stage) -> None:
+        stage.task_group.start_soon(come, stage)
+
+    async def come(stage: Stage) -> None:
+        for bytes_sent in (0, 50):
+            client = stage.client(asks=False)
+            client.push(request_bytes()[:bytes_sent])
+        await anyio.sleep(0.5)
+        stage.client()
+        await anyio.sleep(0.52 + 3)
+        for client, bytes_sent in zip(stage.clients, (0, 50), strict=False):
+            client.push(request_bytes()[bytes_sent:])
+
+    stage = run(backend, retired, idle, prepare, config=replace(CONFIG, max_connections=2))
+    late = [("Close 1012", 3), ("end", 3)]
+    assert [c.seen for c in stage.clients] == [late, late, [("503", -1), ("end", -1)]]
+    assert stage.when("retired") == [3]
 
 
 @both_backends

@@ -164,6 +164,25 @@ def test_a_mapping_or_several_handlers_serve_by_subprotocol(
             assert ws.receive(PATIENCE) == str(running.process.pid)
 
 
+def test_routes_and_several_hooks_can_be_named_like_anything_else(tmp_path: Path) -> None:
+    options = ("--on-request", "app:hooks", "--default", "app:who")
+    with serving(tmp_path, "app:routes", *FREE, *options) as running:
+        url = running.url()
+        with urllib.request.urlopen(url.replace("ws", "http", 1) + "health") as response:
+            assert response.read() == b"ok\n"
+        with pytest.raises(anyws.HandshakeRejected, match="401"):
+            anyws.sync.open_websocket(url).__enter__()
+        known = url.replace("//", "//ada:s3cret@")
+        assert says(known, "a") == ["a"]
+        assert says(f"{known}loud", "a", subprotocols=("shout",)) == ["A"]
+        with anyws.sync.open_websocket(f"{known}rooms/7") as ws:
+            assert ws.receive(PATIENCE) == "ada in 7"
+        with anyws.sync.open_websocket(f"{known}loud") as ws:
+            assert ws.receive(PATIENCE) == str(running.process.pid)
+        with pytest.raises(anyws.HandshakeRejected, match="404"):
+            anyws.sync.open_websocket(f"{known}nowhere").__enter__()
+
+
 def test_requests_origins_and_limits_are_the_program_s_to_judge(tmp_path: Path) -> None:
     options = ("--on-request", "app:judge", "--origin", "https://a.test", "--config", "app:config")
     with serving(tmp_path, "app:echo", *FREE, *options) as running:
@@ -300,6 +319,9 @@ NO_HANDLER = "the handler must be an async function that takes a WebSocket, not 
         (["app:echo.x.y"], "there is no 'echo.x.y' in the module 'app'"),
         (["app:number"], NO_HANDLER),
         (["app:echo", "--default", "app:echo"], "default= goes with a mapping of handlers"),
+        (["app:routes.x"], "there is no 'routes.x' in the module 'app'"),
+        (["app:bare", "--default", "app:echo"], "default= goes with a mapping of subprotocols"),
+        (["a=app:routes"], "the handler for 'a' must be an async function that takes a WebSocket"),
         (["app:echo", "--config", "app:number"], "config must be a Config, not int"),
         (["app:echo", "--on-request", "app:number"], "on_request must be a function that takes"),
         (["app:echo", "--origin", "x"], "'x'"),

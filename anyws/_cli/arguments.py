@@ -85,7 +85,7 @@ def _add_serve(serve: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="[SUBPROTOCOL=]MODULE:NAME",
         type=_target,
-        help="a handler, or a mapping of them; or one for each subprotocol",
+        help="a handler, a mapping of them, or Routes; or one handler for each subprotocol",
     )
     serve.add_argument(
         "--default",
@@ -97,7 +97,7 @@ def _add_serve(serve: argparse.ArgumentParser) -> None:
         "--on-request",
         type=_name,
         metavar="MODULE:NAME",
-        help="a function that is asked about every request",
+        help="a function that is asked about every request, or a sequence of them",
     )
     serve.add_argument(
         "--origin",

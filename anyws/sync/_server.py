@@ -1,7 +1,7 @@
 """Ways in: a listening socket becomes `WebSocket`s, each with a handler in a thread of its own.
 
-**Threads.** One accepts from every listening socket. Each connection has one, which does the
-opening handshake, runs the handler and closes.
+**Threads.** One accepts from every listening socket (`_acceptor.py`). Each connection has one, which
+does the opening handshake, runs the handler and closes.
 
 **The end**, in this order: nothing more is accepted, half-open handshakes are refused with 503,
 Close 1001 is sent to every connection, handlers get until the deadline to end, then the streams
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import logging
 import math
-import selectors
 import socket
 import threading
 import time
@@ -34,6 +33,7 @@ from .._policy import TOO_MANY, Policy, hooks_of, peer_of
 from .._routes import make_table
 from .._transports.blocking_stream import network_may_fail
 from ._accept import Refused, accept, turn_away
+from ._acceptor import Acceptor, wait_for
 
 if TYPE_CHECKING:
     import ssl
@@ -57,11 +57,6 @@ OnRequest: TypeAlias = "Callable[[Request], Response | Reject | None]"
 OnRequests: TypeAlias = "OnRequest | Sequence[OnRequest] | None"
 
 _logger = logging.getLogger("anyws.server")
-
-# Seconds until accepting is tried again where the system has run out of something.
-_ACCEPT_PAUSE = 0.1
-# Seconds that a thread may take to start.
-_START_PATIENCE = 1.0
 
 
 def serve(
@@ -155,16 +150,6 @@ def open_server(
     return _Serving(server, lambda: given if place is None else _listen(place))
 
 
-def _wait_for(thread: threading.Thread) -> None:
-    """Wait for a thread that is about to end, if it was started, or is about to be."""
-    deadline = time.monotonic() + _START_PATIENCE
-    while thread in threading.enumerate() and (left := deadline - time.monotonic()) > 0:
-        try:
-            thread.join(left)
-        except RuntimeError:
-            time.sleep(0.001)  # not yet; or never, where an interrupt came in the middle
-
-
 def _listen(place: Place) -> list[socket.socket]:
     return place.listen(one for host in place.hosts for one in place.addresses_of(host))
 
@@ -193,8 +178,7 @@ class Server(Listening):
         self._is_closing = False
         self._deadline = math.inf  # of the handlers
         self._keeps_connections = False
-        self._acceptor: threading.Thread | None = None
-        self._alarm: socket.socket  # what is written to it wakes the thread that accepts
+        self._acceptor = Acceptor()
 
     @property
     def connections(self) -> frozenset[WebSocket]:
@@ -212,56 +196,11 @@ class Server(Listening):
     # --- Accepting ---
 
     def _start(self, sockets: list[socket.socket]) -> None:
-        ours = list(sockets)
-        try:
-            self._alarm, alarmed = socket.socketpair()
-            ours += self._alarm, alarmed
-            self._addresses = [sock.getsockname() for sock in sockets]
-            for sock in sockets:
-                sock.setblocking(False)
-            # No process waits for it at its end.
-            self._acceptor = threading.Thread(
-                target=self._accept, args=(sockets, alarmed), name="anyws acceptor", daemon=True
-            )
-            self._acceptor.start()
-        except BaseException:
-            self._undo_start(ours)
-            raise
+        """Accept from these sockets, which are closed in the end, or where this fails."""
+        self._acceptor.start(sockets, self._take)
+        self._addresses = self._acceptor.addresses
 
-    def _undo_start(self, ours: list[socket.socket]) -> None:
-        """Leave nothing of a start that failed, or that an interrupt hit, behind its end perhaps."""
-        acceptor, self._acceptor = self._acceptor, None
-        if acceptor is not None:
-            self._alarm.close()
-            _wait_for(acceptor)
-        for sock in ours:
-            sock.close()
-
-    def _accept(self, sockets: list[socket.socket], alarmed: socket.socket) -> None:
-        with selectors.DefaultSelector() as selector:
-            try:
-                for sock in (*sockets, alarmed):
-                    selector.register(sock, selectors.EVENT_READ)
-            except ValueError:
-                return  # they were closed before this had begun
-            while True:
-                ready: list[Any] = [key.fileobj for key, _ in selector.select()]
-                if alarmed in ready:
-                    break
-                for sock in ready:
-                    self._accept_one(sock)
-        for sock in (*sockets, alarmed, self._alarm):
-            sock.close()
-
-    def _accept_one(self, listening: socket.socket) -> None:
-        try:
-            sock, address = listening.accept()
-        except BlockingIOError:
-            return  # it has left
-        except OSError as error:
-            _logger.warning("accepting a connection failed, trying again: %s", error)
-            time.sleep(_ACCEPT_PAUSE)
-            return
+    def _take(self, sock: socket.socket, address: object) -> None:
         served = _Served(sock, address)
         if not self._has_room(served):
             return
@@ -394,15 +333,7 @@ class Server(Listening):
             self._drain(self._config.drain_timeout)
 
     def _stop_listening(self) -> None:
-        self._wake_acceptor()
-        if self._acceptor is not None and self._acceptor is not threading.current_thread():
-            self._acceptor.join()
-
-    def _wake_acceptor(self) -> None:
-        """Have the thread that accepts close its sockets and end."""
-        if self._acceptor is not None:
-            with network_may_fail():
-                self._alarm.send(b"\0")
+        self._acceptor.stop()
 
     def _drain(self, timeout: float | None) -> None:
         with self._lock:
@@ -448,7 +379,7 @@ class Server(Listening):
 
     def _give_up(self) -> None:
         """End at once, since an interrupt came while the end was waited for."""
-        self._wake_acceptor()
+        self._acceptor.wake()
         self._cut()
         self._wait_until_gone(self._config.cancel_grace)
 
@@ -480,7 +411,7 @@ class Server(Listening):
             waiter.acquire(timeout=min(left, threading.TIMEOUT_MAX))
         for thread in seen:
             # It has nothing left to do.
-            _wait_for(thread)
+            wait_for(thread)
         return True
 
 

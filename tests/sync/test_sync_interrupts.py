@@ -645,7 +645,7 @@ def test_an_interrupt_while_a_server_ends_is_the_end_of_accepting_too(
 
     with pytest.raises(KeyboardInterrupt):
         with anyws.sync.open_server(lambda ws: None, host="127.0.0.1", port=0) as server:
-            acceptor = server._acceptor
+            acceptor = server._acceptor.thread
             monkeypatch.setattr(Server, "_stop_listening", interrupted)
     assert acceptor is not None
     acceptor.join(5)
