@@ -6,7 +6,8 @@ A map of the house, from the top down; data goes out this way and comes in the o
     sync/                        a face for programs without an event loop
     callbacks/                   a face for programs with a main loop of their own
     testing/                     for tests of programs: pairs in memory, faults, virtual time
-    _client.py                   ways in: a URL becomes a WebSocket
+    _client.py  _target.py  _proxy.py
+                                 ways in: a URL becomes a WebSocket
     _server.py  _served.py  _accept.py  _handlers.py  _listening.py
                                  ways in: a listener becomes WebSockets with handlers
     _connection.py               who owns a connection, and how it is left
@@ -34,14 +35,17 @@ from ._errors import (
     HandshakeRejected,
     HandshakeTimeout,
     InvalidURL,
+    ProxyError,
+    TooManyRedirects,
     WebSocketError,
 )
 from ._fragments import FragmentReceiver, FragmentSender
 from ._handlers import Handler, HandlersLike
 from ._handshake import WebSocketAttribute
 from ._policy import OnRequest
-from ._protocol.http import Headers, HeadersLike, Reject, Request, Response
+from ._protocol.http import Headers, HeadersLike, Redirect, Reject, Request, Response
 from ._protocol.origin import Origins
+from ._protocol.proxies import Proxy, ProxyLike
 from ._server import Server, open_server, serve
 from ._websocket import WebSocket
 
@@ -69,12 +73,17 @@ __all__ = [
     "InvalidURL",
     "OnRequest",
     "Origins",
+    "Proxy",
+    "ProxyError",
+    "ProxyLike",
+    "Redirect",
     "Reject",
     "Request",
     "Response",
     "Role",
     "Server",
     "Status",
+    "TooManyRedirects",
     "WebSocket",
     "WebSocketAttribute",
     "WebSocketError",

@@ -24,6 +24,8 @@ MAX_HEAD_BYTES: Final = 16 * KIB
 MAX_HEAD_LINES: Final = 128
 MAX_INTERIM_RESPONSES: Final = 16
 MAX_REJECTION_BODY: Final = 64 * KIB
+# What `max_redirects` may be: more than any path that was laid on purpose.
+MAX_REDIRECTS: Final = 10
 MAX_INFLATE_RESTARTS: Final = 64
 # The inbox when the program has turned the message limit off.
 UNLIMITED_INBOX_BYTES: Final = MIB
@@ -120,7 +122,8 @@ class Config:
         our answers to the peer's pings wait too, behind the unread messages, and a peer with a
         keepalive of its own may give up: receive, or raise this.
     handshake_timeout:
-        The opening handshake as a whole: connecting, TLS and HTTP. Default 10 s.
+        The opening handshake as a whole: connecting, proxies, TLS, HTTP and redirects. Default
+        10 s.
     close_timeout:
         The closing handshake as a whole, from asking for it to the closed socket: a write that
         is in the way, the peer's answer, TLS and TCP. Default 10 s. After it the stream is cut.
@@ -141,6 +144,9 @@ class Config:
         is broken.
     compression:
         A `Deflate`, or ``None`` to neither offer nor accept compression.
+    max_redirects:
+        Redirects that a client follows, 0 to 10. Default 0, none: a server chooses where they
+        lead. Each one to another origin loses the request's credentials.
     """
 
     max_message_size: int | None = MIB
@@ -155,6 +161,7 @@ class Config:
     ping_interval: float | None = 20.0
     ping_timeout: float | None = 20.0
     compression: Deflate | None = Deflate()
+    max_redirects: int = 0
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -164,6 +171,8 @@ class Config:
                     raise TypeError(
                         f"compression must be a Deflate or None, not {type(value).__name__}"
                     )
+            elif field.name == "max_redirects":
+                check_range(field.name, value, 0, MAX_REDIRECTS)
             elif value is None:
                 if field.name == "cancel_grace":
                     raise TypeError("cancel_grace must be a number of seconds; 0 turns it off")

@@ -12,6 +12,9 @@ system has to say.
 
 **Waiting.** A read that may take long is one system call: the socket itself gives up after
 `_PATIENCE` seconds. Whoever has less time asks first whether there is anything to read.
+
+**TLS within TLS** is what a server behind a proxy with TLS has. The one with the proxy is `_outer`
+then: what comes goes through it first, and what goes out, last.
 """
 
 from __future__ import annotations
@@ -64,6 +67,7 @@ class BlockingStream:
         self.socket: socket.socket = sock
         self._chunks: deque[bytes] = deque()
         self._tls: ssl.SSLObject | None = None
+        self._outer: _Outer | None = None
         self._is_undeciphered = False  # with the last of TLS's handshake, more may have come
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
@@ -89,7 +93,14 @@ class BlockingStream:
         server_side: bool = False,
         server_hostname: str | None = None,
     ) -> None:
-        """Do the handshake of TLS. Raises OSError, ssl.SSLError among them, and TimeoutError."""
+        """Do the handshake of TLS. Raises OSError, ssl.SSLError among them, and TimeoutError.
+
+        A second time, it is TLS within that TLS.
+        """
+        if self._tls is not None:
+            assert self._outer is None
+            self._outer = _Outer(self._tls, self._incoming, self._outgoing)
+            self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(
             self._incoming,
             self._outgoing,
@@ -98,7 +109,7 @@ class BlockingStream:
         )
         try:
             while not self._is_tls_up():
-                self.send_all(self._outgoing.read(), deadline)
+                self.send_all(self._ciphertext(), deadline)
                 if self.fetch(deadline):
                     self._decrypt_later()
                 elif time.monotonic() >= deadline:
@@ -106,9 +117,9 @@ class BlockingStream:
         except ssl.SSLError:
             # It has something to say about that.
             with contextlib.suppress(OSError):
-                self.send_now(self._outgoing.read())
+                self.send_now(self._ciphertext())
             raise
-        self.send_all(self._outgoing.read(), deadline)
+        self.send_all(self._ciphertext(), deadline)
         self._is_undeciphered = True
 
     def _is_tls_up(self) -> bool:
@@ -123,9 +134,13 @@ class BlockingStream:
 
     def _decrypt_later(self) -> None:
         while self._chunks:
-            if chunk := self._chunks[0]:
+            chunk = self._chunks[0]
+            is_end = not chunk
+            if self._outer is not None:
+                chunk, is_end = self._outer.unwrap(chunk)
+            if chunk:
                 self._incoming.write(chunk)
-            else:
+            if is_end:
                 self._incoming.write_eof()
             self._chunks.popleft()
 
@@ -167,19 +182,10 @@ class BlockingStream:
     def _decrypt(self, tls: ssl.SSLObject) -> bytes:
         self._is_undeciphered = False
         self._decrypt_later()
-        pieces = []
-        try:
-            while piece := tls.read(CHUNK_BYTES):
-                pieces.append(piece)
+        data, is_end = _read_all(tls)
+        if is_end:
             self.eof = True
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLZeroReturnError:
-            self.eof = True
-        except ssl.SSLEOFError:
-            # Cut off; whether something is missing, the closing handshake tells.
-            self.eof = True
-        return b"".join(pieces)
+        return data
 
     # --- Writing ---
 
@@ -189,7 +195,11 @@ class BlockingStream:
             return data
         if data:
             self._tls.write(data)
-        return self._outgoing.read()
+        return self._ciphertext()
+
+    def _ciphertext(self) -> bytes:
+        data = self._outgoing.read()
+        return data if self._outer is None else self._outer.wrap(data)
 
     def send_now(self, data: bytes | memoryview) -> int:
         """Write what the system takes at once, and return how much that was. Raises OSError."""
@@ -229,7 +239,7 @@ class BlockingStream:
                     self._tls.unwrap()
                 except ssl.SSLError:
                     pass  # it goes out all the same, or cannot be said any more
-                self.send_now(self._outgoing.read())
+                self.send_now(self._ciphertext())
             else:
                 self.socket.shutdown(socket.SHUT_WR)
         except OSError:
@@ -245,6 +255,48 @@ class BlockingStream:
     def close(self) -> None:
         """Close the socket. Nobody may be waiting for it."""
         self.socket.close()
+
+
+class _Outer:
+    """TLS with a proxy, around that with the server."""
+
+    def __init__(
+        self, tls: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO
+    ) -> None:
+        self._tls = tls
+        self._incoming = incoming
+        self._outgoing = outgoing
+
+    def unwrap(self, chunk: bytes) -> tuple[bytes, bool]:
+        """Take what was received, nothing at its end; return what is in it, and if it has ended."""
+        if chunk:
+            self._incoming.write(chunk)
+        else:
+            self._incoming.write_eof()
+        return _read_all(self._tls)
+
+    def wrap(self, data: bytes) -> bytes:
+        if data:
+            self._tls.write(data)
+        return self._outgoing.read()
+
+
+def _read_all(tls: ssl.SSLObject) -> tuple[bytes, bool]:
+    """Return what can be read now, and whether nothing follows. Raises ssl.SSLError."""
+    pieces = []
+    is_end = False
+    try:
+        while piece := tls.read(CHUNK_BYTES):
+            pieces.append(piece)
+        is_end = True
+    except ssl.SSLWantReadError:
+        pass
+    except ssl.SSLZeroReturnError:
+        is_end = True
+    except ssl.SSLEOFError:
+        # Cut off; whether something is missing, the closing handshake tells.
+        is_end = True
+    return b"".join(pieces), is_end
 
 
 class _Waiter:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-import socket
 import time
 from typing import TYPE_CHECKING
 
-from anyio import ConnectionFailed
-
 from .._close import Close, CloseCode, Role
 from .._config import as_config
-from .._errors import HandshakeInvalid, HandshakeRejected, HandshakeTimeout
+from .._errors import HandshakeInvalid, HandshakeRejected, HandshakeTimeout, WebSocketError
 from .._handshake import Handshake
 from .._target import Arguments, Target
 from .._transports.blocking_stream import BlockingStream
 from ._made import make_websocket
+from ._proxy import ask, connect, reach
 
 if TYPE_CHECKING:
     import ssl
@@ -24,8 +22,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from .._config import Config
-    from .._protocol.handshake_client import ClientHandshake
     from .._protocol.http import HeadersLike, Response
+    from .._protocol.proxies import ProxyLike
+    from .._target import Attempt
     from ._websocket import WebSocket
 
 __all__ = ["open_websocket"]
@@ -38,6 +37,7 @@ def open_websocket(
     headers: HeadersLike | None = None,
     origin: str | None = None,
     ssl_context: ssl.SSLContext | None = None,
+    proxy: ProxyLike = True,
     port: int | None = None,
     config: Config | None = None,
 ) -> AbstractContextManager[WebSocket]:
@@ -54,13 +54,15 @@ def open_websocket(
     included. What the body raises leaves the block as it is.
 
     Arguments and errors are those of `anyws.open_websocket`. `HandshakeTimeout` is raised when
-    connecting, TLS and the opening handshake have taken longer than ``Config.handshake_timeout``;
+    connecting, TLS, the opening handshake and redirects have taken longer than ``Config.handshake_timeout``;
     only looking up a name in the system's resolver takes the time it takes.
 
     Interrupted while it opens, the socket is closed. (RFC 6455, section 4.1.)
     """
     return _Opening(
-        Target(url, port, ssl_context), Arguments(subprotocols, headers, origin), as_config(config)
+        Target(url, port, ssl_context, proxy),
+        Arguments(subprotocols, headers, origin),
+        as_config(config),
     )
 
 
@@ -70,31 +72,31 @@ class _Opening:
         self._arguments = arguments
         self._config = config
         # Errors in the arguments are the caller's, and raised where the caller stands.
-        self._first: ClientHandshake | None = arguments.handshake(target.url, config)
+        self._first: Attempt | None = target.attempt(arguments, config)
         self._websocket: WebSocket | None = None
 
     def __enter__(self) -> WebSocket:
         if self._websocket is not None:
             raise RuntimeError("this context manager is entered already: make another")
-        # Fresh for each: its key, and the order of what was received.
-        handshake = self._first or self._arguments.handshake(self._target.url, self._config)
+        attempt = self._first or self._target.attempt(self._arguments, self._config)
         self._first = None
         timeout = self._config.handshake_timeout
         deadline = math.inf if timeout is None else time.monotonic() + timeout
-        url = self._target.url
         try:
-            self._websocket = _open(self._target, handshake, self._config, deadline)
+            self._websocket = _open(self._target, attempt, self._config, deadline)
         except TimeoutError as error:
             if isinstance(error, HandshakeTimeout) or time.monotonic() < deadline:
                 raise
-            if handshake.rejected is not None:
+            rejected = attempt.handshake.rejected
+            if rejected is not None:
                 # The body was late, but the answer had come.
-                raise HandshakeRejected(handshake.rejected) from None
+                raise HandshakeRejected(rejected) from None
             raise HandshakeTimeout(
-                f"the opening handshake with {url.authority} was not over after {timeout:g} s"
+                f"the opening handshake with {attempt.place} was not over after {timeout:g} s"
             ) from None
         except OSError as error:
-            self._target.explain(error)
+            if not isinstance(error, WebSocketError):
+                self._target.explain(error, attempt.url)
             raise
         return self._websocket
 
@@ -112,18 +114,30 @@ class _Opening:
             websocket._leave(Close(CloseCode.GOING_AWAY))
 
 
-def _open(target: Target, handshake: ClientHandshake, config: Config, deadline: float) -> WebSocket:
-    url = target.url
-    sock = _connect(url.host, url.port, deadline)
+def _open(target: Target, attempt: Attempt, config: Config, deadline: float) -> WebSocket:
+    while True:
+        try:
+            return _open_once(target, attempt, config, deadline)
+        except HandshakeRejected as refusal:
+            attempt.follow(refusal)
+
+
+def _open_once(target: Target, attempt: Attempt, config: Config, deadline: float) -> WebSocket:
+    url = attempt.url
+    proxy = target.choose(attempt)
+    sock = connect(url.host, url.port, deadline) if proxy is None else reach(proxy, deadline)
     try:
         stream = BlockingStream(sock)
-        if (context := target.tls()) is not None:
+        if proxy is not None:
+            ask(proxy, target.proxy_tls(proxy), url, stream, deadline)
+        if (context := target.tls(url)) is not None:
             try:
                 stream.start_tls(context, deadline, server_hostname=url.host)
             except ConnectionError:
                 raise ConnectionError(f"{url.authority} left during the TLS handshake") from None
+        handshake = attempt.handshake
         try:
-            response = _shake_hands(stream, handshake, deadline)
+            response = _shake_hands(stream, attempt, deadline)
         except TimeoutError:
             raise
         except OSError as error:
@@ -143,41 +157,15 @@ def _open(target: Target, handshake: ClientHandshake, config: Config, deadline: 
         raise
 
 
-def _shake_hands(stream: BlockingStream, handshake: ClientHandshake, deadline: float) -> Response:
+def _shake_hands(stream: BlockingStream, attempt: Attempt, deadline: float) -> Response:
+    handshake = attempt.handshake
     stream.send_all(stream.wrap(handshake.request_bytes()), deadline)
     response = None
     while response is None:
         if stream.eof:
             handshake.receive_eof()
         elif stream.fetch(deadline):
-            response = handshake.receive_data(stream.take())
+            response = attempt.receive_data(stream.take())
         elif time.monotonic() >= deadline:
             raise TimeoutError
     return response
-
-
-def _connect(host: str, port: int, deadline: float) -> socket.socket:
-    """Connect over TCP, to the first of the host's addresses that answers. Raises OSError."""
-    errors: list[OSError] = []
-    infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    for index, (family, kind, number, _, address) in enumerate(infos):
-        sock = socket.socket(family, kind, number)
-        try:
-            if deadline < math.inf:
-                # One that does not answer leaves time for those behind it.
-                left = (deadline - time.monotonic()) / (len(infos) - index)
-                sock.settimeout(max(left, 0.001))
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.connect(address)
-            return sock
-        except OSError as error:
-            sock.close()
-            if time.monotonic() >= deadline:
-                raise
-            errors.append(error)
-        except BaseException:
-            sock.close()
-            raise
-    cause = errors[0] if len(errors) == 1 else ExceptionGroup("each address failed", errors)
-    words = "; ".join(dict.fromkeys(str(error.strerror or error) for error in errors))
-    raise ConnectionFailed(f"cannot connect to {host} port {port}: {words}") from cause
