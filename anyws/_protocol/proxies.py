@@ -258,7 +258,7 @@ class ConnectAnswer:
             if event.status_code >= 200:
                 break
             self._interim += 1
-            if event.status_code == 101 or self._interim > MAX_INTERIM_RESPONSES:
+            if self._interim > MAX_INTERIM_RESPONSES:
                 raise self._error(f"the proxy {self._proxy.safe} does not get to an answer")
             self._head = HeadReader(b"HTTP/1.")
         status = event.status_code

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from anyio import (
     BrokenResourceError,
     ConnectionFailed,
+    EndOfStream,
     Event,
     aclose_forcefully,
     create_task_group,
@@ -153,6 +154,10 @@ async def encrypt(
         await aclose_forcefully(stream)
         if isinstance(error.__cause__, OSError):
             raise error.__cause__ from None
+        raise ConnectionError(f"{name} left during the TLS handshake") from error
+    except EndOfStream as error:
+        # In the place of the above, where the end of TLS need not be told of.
+        await aclose_forcefully(stream)
         raise ConnectionError(f"{name} left during the TLS handshake") from error
     except BaseException:
         await aclose_forcefully(stream)

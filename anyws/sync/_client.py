@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .._close import Close, CloseCode, Role
 from .._config import as_config
-from .._errors import HandshakeInvalid, HandshakeRejected, HandshakeTimeout, WebSocketError
+from .._errors import HandshakeInvalid, HandshakeRejected, HandshakeTimeout
 from .._handshake import Handshake
 from .._target import Arguments, Target
 from .._transports.blocking_stream import BlockingStream
@@ -95,8 +95,7 @@ class _Opening:
                 f"the opening handshake with {attempt.place} was not over after {timeout:g} s"
             ) from None
         except OSError as error:
-            if not isinstance(error, WebSocketError):
-                self._target.explain(error, attempt.url)
+            self._target.explain(error, attempt.url)
             raise
         return self._websocket
 
