@@ -20,15 +20,12 @@ from programs import run
 from proxying import RESOLVES, FakeProxy, leave, running, saying, stay
 
 import anyws
+import anyws.sync
 from anyws import Config, Proxy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from anyio.abc import ByteStream
     from faces.drivers import Face
-
-    import anyws.sync
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -62,11 +59,11 @@ def options(kind: str, proxy: FakeProxy, user: str = "", **more: Any) -> dict[st
 
 
 @pytest.fixture
-def no_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     for name in os.environ:
         if name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
-    yield monkeypatch
+    return monkeypatch
 
 
 # --- It works ---
@@ -233,7 +230,7 @@ def test_refused_credentials_are_told_and_shown_nowhere(
 
 
 def test_a_header_for_the_proxy_is_refused_where_it_would_go_to_the_server(
-    face: Face, no_environment: pytest.MonkeyPatch
+    face: Face,
 ) -> None:
     """V28."""
     with pytest.raises(ValueError, match="into the proxy's URL"):
@@ -421,10 +418,10 @@ def test_a_proxy_that_never_gets_to_tls_gets_no_more_time(face: Face) -> None:
 
 
 def test_the_environment_s_proxy_is_the_default(
-    face: Face, no_environment: pytest.MonkeyPatch
+    face: Face, environment: pytest.MonkeyPatch
 ) -> None:
     with running("socks5") as proxy, served() as url:
-        no_environment.setenv("ALL_PROXY", proxy.url())
+        environment.setenv("ALL_PROXY", proxy.url())
         with face.opened(url) as ws:
             assert ws.is_open
             assert len(proxy.asked) == 1
@@ -434,18 +431,18 @@ def test_the_environment_s_proxy_is_the_default(
 
 @pytest.mark.parametrize("off", [None, False])
 def test_without_a_proxy_the_environment_means_nothing(
-    face: Face, no_environment: pytest.MonkeyPatch, off: bool | None
+    face: Face, environment: pytest.MonkeyPatch, off: bool | None
 ) -> None:
-    no_environment.setenv("ALL_PROXY", "http://127.0.0.1:1")
+    environment.setenv("ALL_PROXY", "http://127.0.0.1:1")
     with served() as url, face.opened(url, proxy=off) as ws:
         assert ws.is_open
 
 
 def test_the_environment_names_hosts_that_need_none(
-    face: Face, no_environment: pytest.MonkeyPatch
+    face: Face, environment: pytest.MonkeyPatch
 ) -> None:
-    no_environment.setenv("http_proxy", "http://127.0.0.1:1")
-    no_environment.setenv("no_proxy", "example.com,127.0.0.1")
+    environment.setenv("http_proxy", "http://127.0.0.1:1")
+    environment.setenv("no_proxy", "example.com,127.0.0.1")
     with served() as url, face.opened(url) as ws:
         assert ws.is_open
     # A proxy that is asked for is taken all the same.
@@ -454,9 +451,9 @@ def test_the_environment_names_hosts_that_need_none(
 
 
 def test_an_environment_that_names_no_proxy_is_told_of(
-    face: Face, no_environment: pytest.MonkeyPatch
+    face: Face, environment: pytest.MonkeyPatch
 ) -> None:
-    no_environment.setenv("HTTPS_PROXY", "gopher://me:hunter2@x")
+    environment.setenv("HTTPS_PROXY", "gopher://me:hunter2@x")
     words, error = face.failure("wss://127.0.0.1:1/")
     assert isinstance(error, anyws.ProxyError)
     assert "the environment names a proxy (https_proxy) that is none" in words

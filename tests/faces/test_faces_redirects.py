@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import socket
 import threading
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ import anyws
 from anyws import Config, Proxy, Reject
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Iterator
 
     from faces.drivers import Face
@@ -77,7 +77,7 @@ def context_for(url: str) -> dict[str, Any]:
 def test_redirects_are_refusals_unless_they_are_asked_for(face: Face) -> None:
     """V26."""
     with site(a="/b") as here:
-        words, error = face.failure(here.at("/a"))
+        _, error = face.failure(here.at("/a"))
         assert isinstance(error, anyws.HandshakeRejected)
         assert error.response.status == 302
         assert error.response.headers["Location"] == "/b"

@@ -3,7 +3,18 @@
 It is run again and again, struck one step later each time, until it gets through without a strike.
 """
 
-from . import bodies, closing, events, handshakes, programs, receiving, sending, servers, watching
+from . import (
+    bodies,
+    closing,
+    events,
+    handshakes,
+    programs,
+    proxies,
+    receiving,
+    sending,
+    servers,
+    watching,
+)
 from ._registry import BACKENDS, SCENARIOS, Scenario
 
 __all__ = [
@@ -15,6 +26,7 @@ __all__ = [
     "events",
     "handshakes",
     "programs",
+    "proxies",
     "receiving",
     "sending",
     "servers",
