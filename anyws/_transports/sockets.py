@@ -150,14 +150,11 @@ async def encrypt(
             ssl_context=ssl_context,
             standard_compatible=standard_compatible,
         )
-    except BrokenResourceError as error:
+    except (BrokenResourceError, EndOfStream) as error:
+        # The latter where the end of TLS need not be told of.
         await aclose_forcefully(stream)
         if isinstance(error.__cause__, OSError):
             raise error.__cause__ from None
-        raise ConnectionError(f"{name} left during the TLS handshake") from error
-    except EndOfStream as error:
-        # In the place of the above, where the end of TLS need not be told of.
-        await aclose_forcefully(stream)
         raise ConnectionError(f"{name} left during the TLS handshake") from error
     except BaseException:
         await aclose_forcefully(stream)

@@ -74,6 +74,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 def test_a_connection_is_what_it_is_without_a_proxy(
     face: Face, scheme: str, proxy_secure: bool, kind: str
 ) -> None:
+    """R-3."""
     ended: Queue[anyws.Closure | None] = Queue()
 
     def handler(ws: anyws.sync.WebSocket) -> None:
