@@ -53,6 +53,7 @@ class FakeProxy:
         self.told = bytearray()  # what came before a connection was granted
         self.carried = bytearray()  # what went from clients to servers
         self.port = 0
+        self.active = 0  # clients that it has
         self._scheme = scheme
         self._secure = secure
         self._credentials = credentials
@@ -78,9 +79,10 @@ class FakeProxy:
             listener = TLSListener(listener, context, standard_compatible=False)
         async with listener:
             task_status.started()
-            await listener.serve(self._serve)
+            await listener.serve(self.serve_one)
 
-    async def _serve(self, stream: ByteStream) -> None:
+    async def serve_one(self, stream: ByteStream) -> None:
+        self.active += 1
         try:
             if self._behave is not None:
                 await self._behave(stream)
@@ -95,6 +97,7 @@ class FakeProxy:
         except STREAM_ERRORS:
             pass
         finally:
+            self.active -= 1
             await anyio.aclose_forcefully(stream)
 
     async def _relay(self, client: ByteStream, server: ByteStream) -> None:
@@ -207,13 +210,14 @@ def running(scheme: str = "http", **options: Any) -> Iterator[FakeProxy]:
 
 
 def saying(answer: bytes, *, reads: int = 1) -> Callable[[ByteStream], Awaitable[object]]:
-    """What a proxy does that answers with this, and stays."""
+    """What a proxy does that answers with this, and stays until the client goes."""
 
     async def behave(stream: ByteStream) -> None:
         for _ in range(reads):
             await stream.receive()
         await stream.send(answer)
-        await anyio.sleep_forever()
+        while True:
+            await stream.receive()
 
     return behave
 

@@ -11,7 +11,7 @@ from anyio.abc import SocketAttribute
 from anyio.streams.tls import TLSListener
 from connections import client_tls, server_tls
 from proxying import FakeProxy, leave, saying
-from world import QUICK, TCP, TLS, Violation, World, check
+from world import QUICK, STREAM_ERRORS, TCP, TLS, Violation, World, check
 
 import anyws
 from anyws import Proxy, WebSocket
@@ -33,13 +33,35 @@ async def _proxied(proxy: FakeProxy, *, secure: bool = False) -> AsyncIterator[P
     if secure:
         listener = TLSListener(listener, server_tls(), standard_compatible=False)
     async with listener, anyio.create_task_group() as tg:
-        tg.start_soon(listener.serve, proxy._serve)
+        tg.start_soon(listener.serve, proxy.serve_one)
         user = "me:secret" if proxy._credentials else ""
         url = proxy.url(user)
         if secure:
             url = url.replace("http://", "https://").replace("socks5://", "socks5+tls://")
         yield Proxy(url, ssl_context=client_tls() if secure else None)
+        await _done_with_all(proxy)
         tg.cancel_scope.cancel()
+
+
+async def _accepted_all(port: int) -> None:
+    """Wait until who has connected to a listener of AnyIO's was accepted.
+
+    Cancelled within its `accept` on asyncio, it leaves a socket to the garbage collection.
+    """
+    try:
+        async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+            await stream.send_eof()
+            while True:
+                await stream.receive()
+    except (anyio.EndOfStream, *STREAM_ERRORS):
+        pass
+
+
+async def _done_with_all(proxy: FakeProxy) -> None:
+    await _accepted_all(proxy.port)
+    with anyio.fail_after(5):
+        while proxy.active:
+            await anyio.sleep(0.001)
 
 
 async def _through(world: World, proxy: FakeProxy, *, secure: bool = False) -> None:
@@ -137,7 +159,8 @@ async def a_server_that_leaves_during_tls_behind_a_proxy(world: World) -> None:
         async with stream:
             await anyio.sleep(0)
 
-    async with multi, anyio.create_task_group() as tg, _proxied(FakeProxy()) as through:
+    proxy = FakeProxy()
+    async with multi, anyio.create_task_group() as tg, _proxied(proxy) as through:
         tg.start_soon(multi.serve, go)
 
         async def operation() -> None:
@@ -153,6 +176,8 @@ async def a_server_that_leaves_during_tls_behind_a_proxy(world: World) -> None:
                 pass
 
         await world.attack(operation)
+        await _done_with_all(proxy)
+        await _accepted_all(port)
         tg.cancel_scope.cancel()
 
 
