@@ -83,12 +83,11 @@ def certificate(folder: Path) -> str:
 
 
 @contextmanager
-def tinyproxy(folder: Path, *lines: str) -> Iterator[int]:
+def tinyproxy(folder: Path, *lines: str, idle: int = 60) -> Iterator[int]:
     command, port = program("tinyproxy"), free_port()
     config = folder / "tinyproxy.conf"
-    config.write_text(
-        "\n".join([f"Port {port}", "Listen 127.0.0.1", "Timeout 60", "MaxClients 20", *lines, ""])
-    )
+    own = [f"Port {port}", "Listen 127.0.0.1", f"Timeout {idle}", "MaxClients 20"]
+    config.write_text("\n".join([*own, *lines, ""]))
     with listening(port, command, "-d", "-c", str(config), folder=folder):
         yield port
 

@@ -168,6 +168,22 @@ def test_a_port_that_the_proxy_does_not_connect_to(face: Face, tmp_path: Path) -
         assert "refused to connect to 127.0.0.1:1: 403" in words
 
 
+def test_keepalive_keeps_an_idle_connection_through_a_proxy(face: Face, tmp_path: Path) -> None:
+    """V39. Tinyproxy cuts here after one second without a byte."""
+    lively = Config(ping_interval=0.3, ping_timeout=5, close_timeout=5)
+    silent = Config(ping_interval=None, close_timeout=5)
+    with real_proxies.tinyproxy(tmp_path, idle=1) as through:
+        with echoing(BLOCKING, config=silent) as (port, echo):
+            ours = {"proxy": f"http://localhost:{through}"}
+            with face.opened(f"ws://localhost:{port}/", config=lively, **ours) as ws:
+                wait(face, ws, 1.6)
+                ws.send("still there")
+                assert ws.receive() == "still there"
+            assert echo.end().clean
+            with face.opened(f"ws://localhost:{port}/", config=silent, **ours) as ws:
+                assert ws.end().received is None
+
+
 # --- In front of the server ---
 
 before_servers = pytest.mark.parametrize(
