@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import socket
 import time
 from typing import TYPE_CHECKING
+
+from anyio import ConnectionFailed
 
 from .._close import Close, CloseCode, Role
 from .._config import as_config
@@ -13,7 +16,7 @@ from .._handshake import Handshake
 from .._target import Arguments, Target
 from .._transports.blocking_stream import BlockingStream
 from ._made import make_websocket
-from ._proxy import ask, connect, reach
+from ._proxy import ask, reach
 
 if TYPE_CHECKING:
     import ssl
@@ -124,7 +127,10 @@ def _open(target: Target, attempt: Attempt, config: Config, deadline: float) -> 
 def _open_once(target: Target, attempt: Attempt, config: Config, deadline: float) -> WebSocket:
     url = attempt.url
     proxy = target.choose(attempt)
-    sock = connect(url.host, url.port, deadline) if proxy is None else reach(proxy, deadline)
+    if proxy is None:
+        sock = _connect(url.host, url.port, deadline)
+    else:
+        sock = reach(proxy, deadline, _connect)
     try:
         stream = BlockingStream(sock)
         if proxy is not None:
@@ -168,3 +174,30 @@ def _shake_hands(stream: BlockingStream, attempt: Attempt, deadline: float) -> R
         elif time.monotonic() >= deadline:
             raise TimeoutError
     return response
+
+
+def _connect(host: str, port: int, deadline: float) -> socket.socket:
+    """Connect over TCP, to the first of the host's addresses that answers. Raises OSError."""
+    errors: list[OSError] = []
+    infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    for index, (family, kind, number, _, address) in enumerate(infos):
+        sock = socket.socket(family, kind, number)
+        try:
+            if deadline < math.inf:
+                # One that does not answer leaves time for those behind it.
+                left = (deadline - time.monotonic()) / (len(infos) - index)
+                sock.settimeout(max(left, 0.001))
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.connect(address)
+            return sock
+        except OSError as error:
+            sock.close()
+            if time.monotonic() >= deadline:
+                raise
+            errors.append(error)
+        except BaseException:
+            sock.close()
+            raise
+    cause = errors[0] if len(errors) == 1 else ExceptionGroup("each address failed", errors)
+    words = "; ".join(dict.fromkeys(str(error.strerror or error) for error in errors))
+    raise ConnectionFailed(f"cannot connect to {host} port {port}: {words}") from cause

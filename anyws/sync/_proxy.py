@@ -1,4 +1,4 @@
-"""Sockets to servers, and the way through a proxy, for programs without an event loop.
+"""The way through a proxy, for programs without an event loop.
 
 python-socks says to the proxy what there is to say, over a stream of ours (`_Talk`), which has the
 deadline. See `_proxy.py`, of which this is the blocking half.
@@ -6,18 +6,15 @@ deadline. See `_proxy.py`, of which this is the blocking half.
 
 from __future__ import annotations
 
-import math
-import socket
 import time
 from typing import TYPE_CHECKING, Any
-
-from anyio import ConnectionFailed
 
 from .._config import CHUNK_BYTES
 from .._protocol.proxies import ConnectAnswer, lost, refused_by_socks, spoke_early
 from .._proxy import arguments_for, missing, unreachable_because
 
 if TYPE_CHECKING:
+    import socket
     import ssl
     from collections.abc import Callable
 
@@ -25,10 +22,12 @@ if TYPE_CHECKING:
     from .._protocol.url import URL
     from .._transports.blocking_stream import BlockingStream
 
-__all__ = ["ask", "connect", "reach"]
+__all__ = ["ask", "reach"]
 
 
-def reach(proxy: Proxy, deadline: float) -> socket.socket:
+def reach(
+    proxy: Proxy, deadline: float, connect: Callable[[str, int, float], socket.socket]
+) -> socket.socket:
     """Connect to the proxy itself. Raises `ProxyError`, and TimeoutError after the deadline."""
     _proxy_class()
     try:
@@ -133,30 +132,3 @@ class _Talk:
 
     def close(self) -> None:
         """Leave that to who opened it."""
-
-
-def connect(host: str, port: int, deadline: float) -> socket.socket:
-    """Connect over TCP, to the first of the host's addresses that answers. Raises OSError."""
-    errors: list[OSError] = []
-    infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    for index, (family, kind, number, _, address) in enumerate(infos):
-        sock = socket.socket(family, kind, number)
-        try:
-            if deadline < math.inf:
-                # One that does not answer leaves time for those behind it.
-                left = (deadline - time.monotonic()) / (len(infos) - index)
-                sock.settimeout(max(left, 0.001))
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.connect(address)
-            return sock
-        except OSError as error:
-            sock.close()
-            if time.monotonic() >= deadline:
-                raise
-            errors.append(error)
-        except BaseException:
-            sock.close()
-            raise
-    cause = errors[0] if len(errors) == 1 else ExceptionGroup("each address failed", errors)
-    words = "; ".join(dict.fromkeys(str(error.strerror or error) for error in errors))
-    raise ConnectionFailed(f"cannot connect to {host} port {port}: {words}") from cause
