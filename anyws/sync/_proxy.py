@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .._config import CHUNK_BYTES
 from .._protocol.proxies import ConnectAnswer, lost, refused_by_socks, spoke_early
 from .._proxy import arguments_for, missing, unreachable_because
+from .._transports.blocking_stream import is_interruption
 
 if TYPE_CHECKING:
     import socket
@@ -33,6 +34,8 @@ def reach(
     try:
         return connect(proxy.host, proxy.port, deadline)
     except OSError as error:
+        if is_interruption(error):
+            raise
         if isinstance(error, TimeoutError) and time.monotonic() >= deadline:
             raise
         raise unreachable_because(proxy, error) from error
@@ -47,6 +50,7 @@ def ask(
     is not found, and TimeoutError after the deadline.
     """
     from python_socks import ProxyError as Refused  # it is installed, as `reach` has found
+    from python_socks import ProxyTimeoutError as Late
 
     if tls is not None:
         _encrypt(proxy, tls, stream, deadline)
@@ -54,6 +58,9 @@ def ask(
     arguments, host = arguments_for(proxy, url, talk)
     try:
         _proxy_class()(**arguments).connect(host, url.port)
+    except Late as error:
+        # That is python-socks' word for every TimeoutError. Ours says more.
+        raise error.__cause__ or error from None
     except Refused as error:
         raise refused_by_socks(proxy, url, str(error), error.error_code) from None
     if talk.rest:
@@ -74,6 +81,8 @@ def _encrypt(proxy: Proxy, tls: ssl.SSLContext, stream: BlockingStream, deadline
     except TimeoutError:
         raise
     except OSError as error:
+        if is_interruption(error):
+            raise
         raise unreachable_because(proxy, error) from error
 
 
@@ -100,6 +109,8 @@ class _Talk:
         except TimeoutError:
             raise
         except OSError as error:
+            if is_interruption(error):
+                raise
             raise lost(self._proxy) from error
 
     def read(self, max_bytes: int = CHUNK_BYTES) -> bytes:
@@ -127,6 +138,8 @@ class _Talk:
         except TimeoutError:
             raise
         except OSError as error:
+            if is_interruption(error):
+                raise
             raise lost(self._proxy) from error
         raise lost(self._proxy)
 
