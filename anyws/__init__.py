@@ -6,8 +6,9 @@ A map of the house, from the top down; data goes out this way and comes in the o
     sync/                        a face for programs without an event loop
     callbacks/                   a face for programs with a main loop of their own
     testing/                     for tests of programs: pairs in memory, faults, virtual time
-    _client.py  _reconnect.py    ways in: a URL becomes a WebSocket, or one after another
-    _server.py  _served.py  _accept.py  _handlers.py  _routes.py  _hooks.py  _listening.py  _asked.py
+    _client.py  _target.py  _proxy.py  _reconnect.py
+                                 ways in: a URL becomes a WebSocket, or one after another
+    _server.py  _accepting.py  _served.py  _accept.py  _handlers.py  _routes.py  _hooks.py  _asked.py
                                  ways in: a listener becomes WebSockets with handlers
     _broadcast.py  _byte_stream.py
                                  a message to many at once; a connection without messages
@@ -40,6 +41,8 @@ from ._errors import (
     HandshakeRejected,
     HandshakeTimeout,
     InvalidURL,
+    ProxyError,
+    TooManyRedirects,
     WebSocketError,
 )
 from ._fragments import FragmentReceiver, FragmentSender
@@ -48,8 +51,9 @@ from ._handshake import WebSocketAttribute
 from ._hooks import AllowedHosts, BasicAuth, BearerAuth, PerAddressLimit
 from ._listening import inherited_sockets
 from ._policy import OnRequest, OnRequests
-from ._protocol.http import Headers, HeadersLike, Reject, Request, Response
+from ._protocol.http import Headers, HeadersLike, Redirect, Reject, Request, Response
 from ._protocol.origin import Origins
+from ._protocol.proxies import Proxy, ProxyLike
 from ._reconnect import Interruption, Reconnecting, reconnecting
 from ._routes import RouteLike, Routes
 from ._server import Server, open_server, serve
@@ -90,7 +94,11 @@ __all__ = [
     "OnRequests",
     "Origins",
     "PerAddressLimit",
+    "Proxy",
+    "ProxyError",
+    "ProxyLike",
     "Reconnecting",
+    "Redirect",
     "Reject",
     "Request",
     "Response",
@@ -99,6 +107,7 @@ __all__ = [
     "Routes",
     "Server",
     "Status",
+    "TooManyRedirects",
     "Totals",
     "Trace",
     "TraceEvent",

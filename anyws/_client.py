@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from anyio import (
@@ -19,7 +20,8 @@ from ._connection import Connection, Opening
 from ._errors import HandshakeInvalid, HandshakeRejected, HandshakeTimeout
 from ._handshake import Handshake
 from ._protocol.url import parse_url
-from ._target import Arguments, Target, explain_tls
+from ._proxy import connect_through
+from ._target import Arguments, Attempt, Target, explain_tls
 from ._transports.sockets import connect
 from ._transports.stream import hold_back
 
@@ -30,8 +32,8 @@ if TYPE_CHECKING:
     from anyio.abc import ByteStream, TaskGroup, TaskStatus
 
     from ._config import Config
-    from ._protocol.handshake_client import ClientHandshake
     from ._protocol.http import HeadersLike
+    from ._protocol.proxies import ProxyLike
     from ._websocket import WebSocket
 
 __all__ = ["connect_websocket", "open_websocket", "wrap_client_stream"]
@@ -44,6 +46,7 @@ def open_websocket(
     headers: HeadersLike | None = None,
     origin: str | None = None,
     ssl_context: ssl.SSLContext | None = None,
+    proxy: ProxyLike = True,
     port: int | None = None,
     config: Config | None = None,
 ) -> AbstractAsyncContextManager[WebSocket]:
@@ -65,19 +68,23 @@ def open_websocket(
         CRLF between them
     :param origin: the ``Origin`` header, for servers that ask for one
     :param ssl_context: for ``wss://``; default: certificates are verified, TLS 1.2 at least
+    :param proxy: the URL of a proxy, or a `Proxy`; ``None`` for none. Default: the one that the
+        environment names (``HTTPS_PROXY``, ``ALL_PROXY`` and so on), unless ``NO_PROXY`` does
     :param port: instead of the URL's
-    :param config: limits, timeouts and compression
+    :param config: limits, timeouts, compression and redirects
     :raises ValueError: an argument is wrong, `InvalidURL` for the URL (the caller's fault);
         nothing was sent
     :raises OSError: name resolution, connecting or TLS failed (the network, or the server)
     :raises HandshakeRejected: the server answered with another status than 101
     :raises HandshakeInvalid: the server's answer is none of a WebSocket server
+    :raises ProxyError: there is no way through the proxy
+    :raises TooManyRedirects: there were more than ``Config.max_redirects``, and that is not 0
     :raises HandshakeTimeout: all that took longer than ``Config.handshake_timeout``
 
     Cancelled while it opens, the socket is closed. (RFC 6455, section 4.1.)
     """
     return _ClientOpening(
-        _TCP(Target(url, port, ssl_context)),
+        _TCP(Target(url, port, ssl_context, proxy)),
         Arguments(subprotocols, headers, origin),
         config,
     )
@@ -99,6 +106,7 @@ def wrap_client_stream(
 
     :param stream: connected, with nothing sent on it
     :param url: what to ask the server for; nothing is resolved, connected or encrypted
+    :param config: as ever; redirects are not followed, since a stream leads to one place
 
     Otherwise like `open_websocket`.
     """
@@ -113,6 +121,7 @@ async def connect_websocket(
     headers: HeadersLike | None = None,
     origin: str | None = None,
     ssl_context: ssl.SSLContext | None = None,
+    proxy: ProxyLike = True,
     port: int | None = None,
     config: Config | None = None,
 ) -> WebSocket:
@@ -126,7 +135,7 @@ async def connect_websocket(
     group. Cancelled while it opens, the socket is closed.
     """
     opening = _ClientOpening(
-        _TCP(Target(url, port, ssl_context)),
+        _TCP(Target(url, port, ssl_context, proxy)),
         Arguments(subprotocols, headers, origin),
         config,
     )
@@ -144,18 +153,24 @@ async def connect_websocket(
 
 
 class _TCP:
-    """The stream that a URL names."""
+    """The streams that URLs name."""
 
     def __init__(self, target: Target) -> None:
         self.url = target.url
         self._target = target
 
-    async def open(self) -> ByteStream:
-        url = self.url
+    def attempt(self, arguments: Arguments, config: Config) -> Attempt:
+        return self._target.attempt(arguments, config)
+
+    async def open(self, attempt: Attempt) -> ByteStream:
+        target, url = self._target, attempt.url
         try:
-            return await connect(url.host, url.port, self._target.tls(), url.authority)
+            proxy = target.choose(attempt)
+            if proxy is None:
+                return await connect(url.host, url.port, target.tls(url), url.authority)
+            return await connect_through(proxy, target.proxy_tls(proxy), url, target.tls(url))
         except OSError as error:
-            self._target.explain(error)
+            target.explain(error, url)
             raise
 
 
@@ -166,7 +181,10 @@ class _Given:
         self.url = parse_url(url)
         self._stream = stream
 
-    async def open(self) -> ByteStream:
+    def attempt(self, arguments: Arguments, config: Config) -> Attempt:
+        return Attempt(self.url, arguments, replace(config, max_redirects=0))
+
+    async def open(self, attempt: Attempt) -> ByteStream:
         hold_back(self._stream)
         return self._stream
 
@@ -179,7 +197,7 @@ class _ClientOpening(Opening):
         self._arguments = arguments
         self._config = as_config(config)
         # Errors in the arguments are the caller's, and raised where the caller stands.
-        self._first: ClientHandshake | None = self._arguments.handshake(self.url, self._config)
+        self._first: Attempt | None = source.attempt(arguments, self._config)
 
     async def run(
         self,
@@ -196,35 +214,39 @@ class _ClientOpening(Opening):
 
     async def connect(self) -> Connection:
         timeout = self._config.handshake_timeout
-        # Fresh for each: its key, and the order of what was received.
-        handshake = self._first or self._arguments.handshake(self.url, self._config)
+        attempt = self._first or self._source.attempt(self._arguments, self._config)
         self._first = None
         with move_on_after(timeout):
-            stream = await self._source.open()
-            try:
-                return await self._shake_hands(stream, handshake)
-            except BaseException:
-                await aclose_forcefully(stream)
-                raise
-        if handshake.rejected is not None:
+            while True:
+                stream = await self._source.open(attempt)
+                try:
+                    return await self._shake_hands(stream, attempt)
+                except HandshakeRejected as refusal:
+                    await aclose_forcefully(stream)
+                    attempt.follow(refusal)
+                except BaseException:
+                    await aclose_forcefully(stream)
+                    raise
+        if attempt.handshake.rejected is not None:
             # The body was late, but the answer had come.
-            raise HandshakeRejected(handshake.rejected)
+            raise HandshakeRejected(attempt.handshake.rejected)
         raise HandshakeTimeout(
-            f"the opening handshake with {self.url.authority} was not over after {timeout:g} s"
+            f"the opening handshake with {attempt.place} was not over after {timeout:g} s"
         )
 
-    async def _shake_hands(self, stream: ByteStream, handshake: ClientHandshake) -> Connection:
+    async def _shake_hands(self, stream: ByteStream, attempt: Attempt) -> Connection:
+        handshake = attempt.handshake
         try:
             await stream.send(handshake.request_bytes())
             response = None
             while response is None:
-                response = handshake.receive_data(await stream.receive(CHUNK_BYTES))
+                response = attempt.receive_data(await stream.receive(CHUNK_BYTES))
         except EndOfStream:
             handshake.receive_eof()
         except ssl.SSLError as error:
             # A server that wants a certificate refuses a client of TLS 1.3 after that has taken
             # the handshake of TLS for done.
-            explain_tls(error, self.url.authority)
+            explain_tls(error, attempt.url.authority)
             raise
         except BrokenResourceError as error:
             if handshake.rejected is not None:
@@ -234,10 +256,10 @@ class _ClientOpening(Opening):
                 # Cut off without a word: so end most streams without TLS, too.
                 handshake.receive_eof()
             if isinstance(cause, ssl.SSLError):
-                explain_tls(cause, self.url.authority)
+                explain_tls(cause, attempt.url.authority)
                 raise cause from None
             raise HandshakeInvalid(
-                f"the connection to {self.url.authority} was lost during the opening handshake",
+                f"the connection to {attempt.url.authority} was lost during the opening handshake",
                 cut_short=True,
             ) from error
         return Connection(
@@ -248,7 +270,7 @@ class _ClientOpening(Opening):
                 handshake.request,
                 response,
                 subprotocol=handshake.subprotocol,
-                peer=self.url.safe,
+                peer=attempt.url.safe,
             ),
             negotiated=handshake.deflate,
             trailing_data=handshake.trailing_data,

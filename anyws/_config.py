@@ -30,6 +30,8 @@ MAX_HEAD_BYTES: Final = 16 * KIB
 MAX_HEAD_LINES: Final = 128
 MAX_INTERIM_RESPONSES: Final = 16
 MAX_REJECTION_BODY: Final = 64 * KIB
+# What `max_redirects` may be: more than any path that was laid on purpose.
+MAX_REDIRECTS: Final = 10
 MAX_INFLATE_RESTARTS: Final = 64
 # The inbox when the program has turned the message limit off.
 UNLIMITED_INBOX_BYTES: Final = MIB
@@ -133,8 +135,8 @@ class Config:
         our answers to the peer's pings wait too, behind the unread messages, and a peer with a
         keepalive of its own may give up: receive, or raise this.
     handshake_timeout:
-        The opening handshake as a whole: looking up the name, connecting, TLS and HTTP.
-        Default 10 s.
+        The opening handshake as a whole: looking up the name, connecting, proxies, TLS, HTTP and
+        redirects. Default 10 s.
     close_timeout:
         The closing handshake as a whole, from asking for it to the closed socket: a write that
         is in the way, the peer's answer, TLS and TCP. Default 10 s. After it the stream is cut.
@@ -163,6 +165,9 @@ class Config:
         A function that is shown a `TraceEvent` for all that happens on a connection. It is called
         where that happens, in the event loop, or within calls of `anyws.sync`: it must be quick,
         and not use the connection. Default ``None``, which costs nothing.
+    max_redirects:
+        Redirects that a client follows, 0 to 10. Default 0, none: a server chooses where they
+        lead. Each one to another origin loses the request's credentials.
     """
 
     max_message_size: int | None = MIB
@@ -179,6 +184,7 @@ class Config:
     compression: Deflate | None = Deflate()
     max_connections: int | None = None
     trace: Trace | None = None
+    max_redirects: int = 0
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -192,6 +198,8 @@ class Config:
                 if value is not None and not callable(value):
                     kind = type(value).__name__
                     raise TypeError(f"trace must be a function of a TraceEvent, not {kind}")
+            elif field.name == "max_redirects":
+                check_range(field.name, value, 0, MAX_REDIRECTS)
             elif value is None:
                 if field.name == "cancel_grace":
                     raise TypeError("cancel_grace must be a number of seconds; 0 turns it off")

@@ -114,7 +114,7 @@ async def goodbye(ws: WebSocket) -> None:
 async def talk(server: Server, witness: Witness) -> None:
     """Take the steps with a server that has the handlers above; raise `DemoFailed`."""
     print("\nA client offers chat and echo")
-    async with open_websocket(server.url, subprotocols=["chat", "echo"]) as ws:
+    async with open_websocket(server.url, subprotocols=["chat", "echo"], proxy=None) as ws:
         _same("subprotocol", ws.subprotocol, "echo")
         await _exchange(ws, "text", "Hello, Wörld!", "Hello, Wörld!")
         await _exchange(ws, "binary", bytes(range(8)), bytes(range(8)))
@@ -135,7 +135,7 @@ async def talk(server: Server, witness: Witness) -> None:
     await _compare_ends(ws, witness, "echo-uppercase", Close(1000), first="ours")
 
     print("\nA client offers nothing, and is sent away by the default handler")
-    async with open_websocket(server.url) as ws:
+    async with open_websocket(server.url, proxy=None) as ws:
         _same("subprotocol", ws.subprotocol, None)
         _same("text", [message async for message in ws], [GOODBYE])
     await _compare_ends(ws, witness, "default", Close(1000, "no subprotocol"), first="theirs")

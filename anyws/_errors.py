@@ -21,6 +21,8 @@ __all__ = [
     "HandshakeRejected",
     "HandshakeTimeout",
     "InvalidURL",
+    "ProxyError",
+    "TooManyRedirects",
     "WebSocketError",
 ]
 
@@ -40,12 +42,14 @@ class HandshakeError(WebSocketError):
 class HandshakeRejected(HandshakeError):
     """The server understood and answered with another status than 101.
 
-    ``response`` has its status, its headers and its body, the latter cut at a bound.
+    ``response`` has its status, its headers and its body, the latter cut at a bound. A redirect
+    that is not followed is such an answer, too; where redirects are, the message says why not.
     """
 
-    def __init__(self, response: Response) -> None:
+    def __init__(self, response: Response, why: str = "") -> None:
         self.response = response
-        super().__init__(f"the server refused the WebSocket: {response.describe()}")
+        message = f"the server refused the WebSocket: {response.describe()}"
+        super().__init__(f"{message}; {why}" if why else message)
 
 
 class HandshakeInvalid(HandshakeError):
@@ -61,6 +65,51 @@ class HandshakeInvalid(HandshakeError):
 
 class HandshakeTimeout(HandshakeError, TimeoutError):
     """The handshake was not over after ``Config.handshake_timeout`` seconds."""
+
+
+class TooManyRedirects(HandshakeError):
+    """The servers sent the client on more often than ``Config.max_redirects`` allows.
+
+    ``response`` is the last one's, with the redirects that led there in ``response.redirects``.
+    """
+
+    def __init__(self, response: Response) -> None:
+        self.response = response
+        followed = len(response.redirects)
+        times = "one redirect" if followed == 1 else f"{followed} redirects"
+        super().__init__(f"the server redirects once more after {times}: {response.describe()}")
+
+
+class ProxyError(HandshakeError):
+    """There is no way through the proxy; the message says whose doing that is.
+
+    proxy:
+        Which one, without its credentials.
+    status:
+        What it answered, where it did: the status of HTTP (407, 502), or the code of SOCKS.
+    response:
+        The answer of an HTTP proxy, without a body; ``None`` otherwise.
+    transient:
+        Whether it may well be different the next time: the proxy could not be reached, or could
+        not reach the server. False where it refuses, breaks its protocol, or is set up wrongly.
+
+    Where python-socks is not installed, it is an `ImportError` as well.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        proxy: str = "",
+        status: int | None = None,
+        response: Response | None = None,
+        transient: bool = False,
+    ) -> None:
+        self.proxy = proxy
+        self.status = status
+        self.response = response
+        self.transient = transient
+        super().__init__(message)
 
 
 class ConnectionClosed(WebSocketError):

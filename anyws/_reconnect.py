@@ -18,7 +18,6 @@ from __future__ import annotations
 import logging
 import math
 import random
-import ssl
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -39,13 +38,14 @@ from ._client import open_websocket
 from ._close import CloseCode
 from ._config import Backoff
 from ._connection import leave_task_group
-from ._errors import HandshakeRejected
+from ._errors import HandshakeRejected, ProxyError
 from ._protocol import retry
 from ._protocol.url import parse_url
 from ._transports.base import LateEvent
-from ._transports.errors import STREAM_ERRORS
+from ._transports.errors import STREAM_ERRORS, is_tls_verdict
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
@@ -55,14 +55,13 @@ if TYPE_CHECKING:
     from ._close import Closure
     from ._config import Config
     from ._protocol.http import HeadersLike
+    from ._protocol.proxies import ProxyLike
     from ._websocket import WebSocket
 
 __all__ = ["Interruption", "Reconnecting", "reconnecting"]
 
 _logger = logging.getLogger("anyws.client")
 
-# TLS that was cut off is the network's failure, not TLS's.
-_TLS_CUT = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 _NETWORK = (*STREAM_ERRORS, EndOfStream)
 
 
@@ -79,8 +78,9 @@ class Interruption:
     closure:
         How the last connection ended; ``None`` where none had been open.
     transient:
-        Whether the default is to try again: after an attempt that the network, a timeout, or the
-        server's 429 or 5xx had fail, and after every connection that had been open.
+        Whether the default is to try again: after an attempt that the network, a timeout, the
+        server's 429 or 5xx, or a proxy (`ProxyError.transient`) had fail, and after every
+        connection that had been open.
     """
 
     attempt: int
@@ -97,6 +97,7 @@ def reconnecting(
     headers: HeadersLike | None = None,
     origin: str | None = None,
     ssl_context: ssl.SSLContext | None = None,
+    proxy: ProxyLike = True,
     port: int | None = None,
     config: Config | None = None,
     backoff: Backoff | None = None,
@@ -128,6 +129,7 @@ def reconnecting(
         headers=headers,
         origin=origin,
         ssl_context=ssl_context,
+        proxy=proxy,
         port=port,
         config=config,
     )
@@ -389,10 +391,11 @@ class Reconnecting:
     def _count_failure(self, error: Exception) -> bool:
         """Take note of an attempt that failed; tell whether there is to be another."""
         told = None
-        if isinstance(error, HandshakeRejected):
+        if isinstance(error, (HandshakeRejected, ProxyError)) and error.response is not None:
             told = retry.retry_after(error.response, time.time())
-        is_tls_failure = isinstance(error, ssl.SSLError) and not isinstance(error, _TLS_CUT)
-        transient = retry.is_transient(error, network=_NETWORK, is_tls_failure=is_tls_failure)
+        transient = retry.is_transient(
+            error, network=_NETWORK, is_tls_failure=is_tls_verdict(error)
+        )
         interruption = self._interrupt(current_time(), error, None, told, transient=transient)
         words = f"{type(error).__name__}: {error}"
         if self._asked(interruption):

@@ -7,8 +7,11 @@ import socket
 import ssl
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final, TypeGuard
+from urllib.request import getproxies, proxy_bypass
 
 from ._protocol.handshake_client import ClientHandshake
+from ._protocol.proxies import Proxy, as_proxy, check_headers, check_reachable, choose_proxy
+from ._protocol.redirects import Course
 from ._protocol.url import parse_url
 from ._transports.errors import explain_lookup
 
@@ -16,10 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ._config import Config
-    from ._protocol.http import HeadersLike
+    from ._errors import HandshakeRejected
+    from ._protocol.http import HeadersLike, Response
+    from ._protocol.proxies import ProxyLike
     from ._protocol.url import URL
 
-__all__ = ["Arguments", "Target", "explain_tls"]
+__all__ = ["Arguments", "Attempt", "Target", "explain_failure", "explain_tls"]
 
 # What Python puts around the words of OpenSSL.
 _AROUND_TLS_RE: Final = re.compile(r"\[.*?\] | \(_ssl\.c:\d+\)")
@@ -44,14 +49,59 @@ class Arguments:
         self._headers = list(headers) if _is_read_once(headers) else headers
         self._origin = origin
 
-    def handshake(self, url: URL, config: Config) -> ClientHandshake:
+    def course(self, url: URL, config: Config) -> Course:
+        return Course(url, self._headers, config.max_redirects)
+
+    def handshake(self, course: Course, config: Config) -> ClientHandshake:
         return ClientHandshake(
-            url,
+            course.url,
             subprotocols=self._subprotocols,
-            headers=self._headers,
+            headers=course.headers,
             origin=self._origin,
             compression=config.compression,
         )
+
+
+class Attempt:
+    """One opening of a connection: whom it asks now, and with which request.
+
+    handshake:
+        Fresh for each request: its key, and the order of what was received.
+    proxy:
+        The one on the way, once that is known.
+    """
+
+    def __init__(self, url: URL, arguments: Arguments, config: Config) -> None:
+        self._arguments = arguments
+        self._config = config
+        self._course = arguments.course(url, config)
+        self.handshake: ClientHandshake = arguments.handshake(self._course, config)
+        self.proxy: Proxy | None = None
+
+    @property
+    def url(self) -> URL:
+        return self._course.url
+
+    @property
+    def place(self) -> str:
+        """Whom it asks, in words."""
+        through = "" if self.proxy is None else f" through the proxy {self.proxy.safe}"
+        return f"{self.url.authority}{through}"
+
+    def receive_data(self, data: bytes) -> Response | None:
+        """Like that of `ClientHandshake`; what comes behind a redirect is not waited for."""
+        response = self.handshake.receive_data(data)
+        if response is not None:
+            return self._course.arrived(response)
+        rejected = self.handshake.rejected
+        if rejected is not None and self._course.is_over_with(rejected):
+            self.handshake.receive_eof()
+        return None
+
+    def follow(self, refusal: HandshakeRejected) -> None:
+        """Go on to where an answer leads, or raise what it means that it leads nowhere."""
+        self._course.follow(refusal)
+        self.handshake = self._arguments.handshake(self._course, self._config)
 
 
 def _is_read_once(headers: HeadersLike | None) -> TypeGuard[Iterable[tuple[str, str]]]:
@@ -59,45 +109,90 @@ def _is_read_once(headers: HeadersLike | None) -> TypeGuard[Iterable[tuple[str, 
 
 
 class Target:
-    """A server on the network.
+    """Servers on the network: the one that a URL names, and those that it sends on to.
 
-    tls:
-        The context for TLS, where the URL asks for that.
+    url:
+        Where the caller means to go.
     """
 
-    def __init__(self, url: str, port: int | None, ssl_context: ssl.SSLContext | None) -> None:
+    def __init__(
+        self,
+        url: str,
+        port: int | None,
+        ssl_context: ssl.SSLContext | None,
+        proxy: ProxyLike = None,
+    ) -> None:
         self.url: URL = parse_url(url, port)
         if ssl_context is not None and not self.url.secure:
             raise ValueError("ssl_context is for wss:// URLs, and this is a ws:// URL")
         self._ssl_context = ssl_context
+        self._proxy = as_proxy(proxy)
 
-    def tls(self) -> ssl.SSLContext | None:
-        if not self.url.secure:
+    def tls(self, url: URL) -> ssl.SSLContext | None:
+        """Return the context for TLS with a server, where its URL asks for that."""
+        if not url.secure:
             return None
         return self._ssl_context or _default_context()
 
-    def explain(self, error: OSError) -> None:
+    def attempt(self, arguments: Arguments, config: Config) -> Attempt:
+        """Return a new attempt. Raises `ValueError` or `TypeError` for what the caller gave."""
+        attempt = Attempt(self.url, arguments, config)
+        if isinstance(self._proxy, Proxy):
+            check_headers(attempt.handshake.request.headers)
+        return attempt
+
+    def choose(self, attempt: Attempt) -> Proxy | None:
+        """Return the proxy on the way to a server, if there is one.
+
+        Raises `ProxyError` where what the environment says is of no use, and `ValueError` for a
+        request that would tell the server what is for the proxy.
+        """
+        if isinstance(self._proxy, Proxy):
+            proxy: Proxy | None = self._proxy
+        elif self._proxy:
+            proxy = choose_proxy(attempt.url, getproxies(), proxy_bypass)
+        else:
+            proxy = None
+        attempt.proxy = proxy
+        if proxy is not None:
+            check_headers(attempt.handshake.request.headers)
+            check_reachable(proxy, attempt.url)
+        return proxy
+
+    def proxy_tls(self, proxy: Proxy) -> ssl.SSLContext | None:
+        """Return the context for TLS with a proxy, where its URL asks for that."""
+        if not proxy.kind.secure:
+            return None
+        return proxy.ssl_context or _default_context()
+
+    @staticmethod
+    def explain(error: OSError, url: URL) -> None:
         """Have an error of the resolver's or of TLS's say with whom, and in words for a person."""
-        if isinstance(error, socket.gaierror):
-            explain_lookup(error, self.url.host)
-        elif isinstance(error, ssl.SSLError):
-            explain_tls(error, self.url.authority)
+        explain_failure(error, url.host, url.authority)
 
 
-def explain_tls(error: ssl.SSLError, authority: str) -> None:
+def explain_failure(error: OSError, host: str, name: str) -> None:
+    """Have an error of the resolver's or of TLS's say with whom, and in words for a person."""
+    if isinstance(error, socket.gaierror):
+        explain_lookup(error, host)
+    elif isinstance(error, ssl.SSLError):
+        explain_tls(error, name)
+
+
+def explain_tls(error: ssl.SSLError, name: str) -> None:
     """Have an error of TLS's say with whom, and in words for a person."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        error.strerror = f"the certificate of {authority} was refused: {error.verify_message}"
+        error.strerror = f"the certificate of {name} was refused: {error.verify_message}"
     elif isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
         # Which of the two it is depends on the version of Python.
-        error.strerror = f"{authority} left during the TLS handshake"
+        error.strerror = f"{name} left during the TLS handshake"
     else:
         what = _AROUND_TLS_RE.sub("", str(error))
         for words, meaning in _MEANINGS.items():
             if words in what:
                 what = f"{meaning} ({what})"
                 break
-        error.strerror = f"TLS with {authority} failed: {what}"
+        error.strerror = f"TLS with {name} failed: {what}"
 
 
 def _default_context() -> ssl.SSLContext:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,10 @@ BACKENDS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 if sys.platform == "win32":
     del BACKENDS["uvloop"]
+
+# The servers of the tests are on this machine, and no proxy knows the way to them.
+for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+    del os.environ[name]
 
 # How fast an example runs says something about the machine, nothing about the code.
 settings.register_profile(

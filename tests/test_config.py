@@ -47,6 +47,7 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
         },
         "max_connections": None,
         "trace": None,
+        "max_redirects": 0,
     }
 
 
@@ -54,11 +55,20 @@ def test_every_field_is_documented_and_known_here() -> None:
     for kind in (Config, Deflate):
         for field in dataclasses.fields(kind):
             assert f"\n{field.name}:\n" in inspect.cleandoc(kind.__doc__ or "")
-    assert {field.name for field in dataclasses.fields(Config)} == {
-        *SIZES,
-        *TIMES,
-        *("compression", "trace"),
-    }
+    known = {*SIZES, *TIMES, "compression", "trace", "max_redirects"}
+    assert {field.name for field in dataclasses.fields(Config)} == known
+
+
+def test_redirects_are_a_number_from_none_to_ten() -> None:
+    """V26."""
+    for value in (0, 1, 10):
+        assert Config(max_redirects=value).max_redirects == value
+    for bad in (-1, 11):
+        with pytest.raises(ValueError, match=f"max_redirects must be from 0 to 10, not {bad}"):
+            Config(max_redirects=bad)
+    for other in (None, True, 1.0):
+        with pytest.raises(TypeError, match="max_redirects must be an int"):
+            Config(max_redirects=other)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", SIZES)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Headers",
     "HeadersLike",
+    "Redirect",
     "Reject",
     "Request",
     "Response",
@@ -336,11 +337,14 @@ class Response:
         Every header line. A mapping or pairs are made into `Headers`, and checked like them.
     body:
         What came with a refusal, cut at a bound when a peer sent it.
+    redirects:
+        On a client, the redirects that were followed to get to this server, the first one first.
     """
 
     status: int
     headers: Headers = Headers()  # noqa: RUF009 - immutable
     body: bytes = b""
+    redirects: tuple[Redirect, ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.status, bool) or not isinstance(self.status, int):
@@ -371,6 +375,27 @@ class Response:
 
     def __repr__(self) -> str:
         return f"<Response {self.describe()}>"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Redirect:
+    """A redirect that a client has followed.
+
+    response:
+        What the server said, the ``Location`` as it wrote it among the headers.
+    url:
+        Where that was, as ``ws://`` or ``wss://``, without user information.
+    location:
+        Where it led to, in the same form.
+    """
+
+    response: Response
+    url: str
+    location: str
+
+    def __repr__(self) -> str:
+        leading = f"{self.url.partition('?')[0]} to {self.location.partition('?')[0]}"
+        return f"<Redirect {self.response.status} from {leading}>"
 
 
 def reason_phrase(status: int) -> str:

@@ -10,7 +10,13 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
-from .._errors import HandshakeInvalid, HandshakeRejected, HandshakeTimeout, WebSocketError
+from .._errors import (
+    HandshakeInvalid,
+    HandshakeRejected,
+    HandshakeTimeout,
+    ProxyError,
+    WebSocketError,
+)
 
 if TYPE_CHECKING:
     from .._config import Backoff
@@ -36,7 +42,8 @@ def is_transient(
         return error.cut_short
     if isinstance(error, HandshakeTimeout):
         return True
-    # A failure that knows of itself whether it will pass is to be asked here.
+    if isinstance(error, ProxyError):
+        return error.transient
     if isinstance(error, WebSocketError) or is_tls_failure:
         return False
     return isinstance(error, network)

@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote
 from .._errors import InvalidURL
 from .fields import MAX_HOST_CHARACTERS, excerpt, parse_host, parse_port
 
-__all__ = ["URL", "encode_host", "parse_url"]
+__all__ = ["URL", "encode_host", "parse_url", "split_host", "split_user_info"]
 
 _SECURE: Final = {"ws": False, "wss": True}
 _MEANT: Final = {"http": "ws", "https": "wss"}
@@ -57,10 +57,21 @@ class URL:
         return self.authority
 
     @property
+    def bare(self) -> str:
+        """The URL without user info."""
+        scheme = "wss" if self.secure else "ws"
+        return f"{scheme}://{self.host_header}{self.target}"
+
+    @property
     def safe(self) -> str:
         """The URL for logs: without user info and query."""
-        scheme = "wss" if self.secure else "ws"
-        return f"{scheme}://{self.host_header}{self.target.partition('?')[0]}"
+        return self.bare.partition("?")[0]
+
+    @property
+    def origin(self) -> tuple[bool, str, int]:
+        """What has to be the same for two URLs to be of one origin (RFC 6454, section 4)."""
+        # The zone of an IPv6 address is nothing that the other end knows of.
+        return self.secure, self.host.partition("%")[0], self.port
 
     @property
     def _bracketed(self) -> str:
@@ -96,8 +107,8 @@ def parse_url(url: str, port: int | None = None) -> URL:
         raise InvalidURL("a WebSocket URL has no fragment: write %23 for a # in path or query")
     cut = _TARGET_RE.search(rest)
     end = len(rest) if cut is None else cut.start()
-    username, password, place = _split_user_info(rest[:end])
-    host, own_port = _split_host(place)
+    username, password, place = split_user_info(rest[:end])
+    host, own_port = split_host(place)
     secure = _SECURE[scheme]
     if port is not None:
         own_port = _check_port(port)
@@ -117,7 +128,7 @@ def encode_host(host: str) -> str:
         raise ValueError("the host is not a valid internationalized domain name") from None
 
 
-def _split_user_info(authority: str) -> tuple[str | None, str | None, str]:
+def split_user_info(authority: str) -> tuple[str | None, str | None, str]:
     user_info, _, place = authority.rpartition("@")
     if not user_info:
         return None, None, place
@@ -139,7 +150,7 @@ def _split_user_info(authority: str) -> tuple[str | None, str | None, str]:
     return username, password, place
 
 
-def _split_host(place: str) -> tuple[str, int | None]:
+def split_host(place: str) -> tuple[str, int | None]:
     zone = ""
     if place.startswith("["):
         address, percent, rest = place.partition("%25")

@@ -15,9 +15,11 @@ system has to say.
 `TimeoutError` of the system's is none of that: the network has given up (ETIMEDOUT). Where it is
 our time that is over, that is `OutOfTime`.
 
-**TLS** has to say something now and then that nobody asked for: an answer to a new key, an alert.
-Then `speaks` is set, and the next `wrap` has it. While it renegotiates (TLS 1.2), it takes nothing
-until it has read; what it has not taken is `backlog`, and goes with the next `wrap`, too.
+**TLS** (`blocking_tls.py`) has to say something now and then that nobody asked for. Then `speaks` is
+set, and the next `wrap` has it. While it renegotiates, it takes nothing until it has read; what it
+has not taken is `backlog`, and goes with the next `wrap`, too. **TLS within TLS** is what a server
+behind a proxy with TLS has. The one with the proxy is `_outer` then: what comes goes through it
+first, and what goes out, last.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from .._config import CHUNK_BYTES
+from .blocking_tls import Layer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -86,12 +89,11 @@ class BlockingStream:
         self.backlog: bytes = b""  # what TLS takes only when it has read something
         self.socket: socket.socket = sock
         self._chunks: deque[bytes] = deque()
-        self._tls: ssl.SSLObject | None = None
+        self._tls: Layer | None = None
+        self._outer: Layer | None = None
         # There is more to take: what came with the last of TLS's handshake, or `_failure`.
         self._has_more = False
         self._failure: ssl.SSLError | None = None  # behind what was deciphered before it
-        self._incoming = ssl.MemoryBIO()
-        self._outgoing = ssl.MemoryBIO()
         if _DO_NOT_WAIT is None:
             sock.setblocking(False)
         else:
@@ -104,7 +106,7 @@ class BlockingStream:
 
     @property
     def ssl_object(self) -> ssl.SSLObject | None:
-        return self._tls
+        return None if self._tls is None else self._tls.ssl_object
 
     def start_tls(
         self,
@@ -114,44 +116,39 @@ class BlockingStream:
         server_side: bool = False,
         server_hostname: str | None = None,
     ) -> None:
-        """Do the handshake of TLS. Raises OSError, of which ssl.SSLError and OutOfTime are."""
-        self._tls = context.wrap_bio(
-            self._incoming,
-            self._outgoing,
-            server_side=server_side,
-            server_hostname=server_hostname,
-        )
+        """Do the handshake of TLS. Raises OSError, of which ssl.SSLError and OutOfTime are.
+
+        A second time, it is TLS within that TLS.
+        """
+        assert self._outer is None
+        self._outer = self._tls
+        tls = Layer(context, server_side=server_side, server_hostname=server_hostname)
+        self._tls = tls
         try:
-            while not self._is_tls_up():
-                self.send_all(self._outgoing.read(), deadline)
+            while not tls.is_up():
+                self.send_all(self._through_outer(tls.said()), deadline)
                 if self.fetch(deadline):
-                    self._decrypt_later()
+                    self._decrypt_later(tls)
                 elif time.monotonic() >= deadline:
                     raise OutOfTime("the TLS handshake was not over in time")
         except ssl.SSLError:
             # It has something to say about that.
             with network_may_fail():
-                self.send_now(self._outgoing.read())
+                self.send_now(self._through_outer(tls.said()))
             raise
-        self.send_all(self._outgoing.read(), deadline)
+        self.send_all(self._through_outer(tls.said()), deadline)
         self._has_more = True
 
-    def _is_tls_up(self) -> bool:
-        assert self._tls is not None
-        try:
-            self._tls.do_handshake()
-        except ssl.SSLWantReadError:
-            if self._incoming.eof:
-                raise ConnectionError("the peer left during the TLS handshake") from None
-            return False
-        return True
-
-    def _decrypt_later(self) -> None:
+    def _decrypt_later(self, tls: Layer) -> None:
         while self._chunks:
-            if chunk := self._chunks[0]:
-                self._incoming.write(chunk)
+            chunk = self._chunks[0]
+            is_end = not chunk
+            if self._outer is None:
+                tls.put(chunk, is_end=is_end)
             else:
-                self._incoming.write_eof()
+                self._outer.put(chunk, is_end=is_end)
+                is_end = self._outer.decipher(tls.put)
+                tls.put(b"", is_end=is_end)
             self._chunks.popleft()
 
     # --- Reading ---
@@ -189,37 +186,36 @@ class BlockingStream:
         chunks.clear()
         return data
 
-    def _decrypt(self, tls: ssl.SSLObject) -> bytes:
+    def _decrypt(self, tls: Layer) -> bytes:
         self._has_more = False
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
-        self._decrypt_later()
         pieces: list[bytes] = []
         try:
             self._decipher(tls, pieces)
-        finally:
-            self.speaks = bool(self._outgoing.pending or self.backlog)
-        return b"".join(pieces)
-
-    def _decipher(self, tls: ssl.SSLObject, pieces: list[bytes]) -> None:
-        try:
-            while piece := tls.read(CHUNK_BYTES):
-                pieces.append(piece)
-            self.eof = True
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLZeroReturnError:
-            self.eof = True
-        except ssl.SSLEOFError:
-            # Cut off; whether something is missing, the closing handshake tells.
-            self.eof = True
         except ssl.SSLError as error:
             if not pieces or is_interruption(error):
                 raise
             # What came before it is the peer's word. Its frames would keep this stream.
             error.__traceback__ = None
             self._failure, self._has_more = error, True
+        finally:
+            self.speaks = tls.speaks or (self._outer is not None and self._outer.speaks)
+        return b"".join(pieces)
+
+    def _decipher(self, tls: Layer, pieces: list[bytes]) -> None:
+        try:
+            self._decrypt_later(tls)
+        except ssl.SSLError as error:
+            if is_interruption(error):
+                raise
+            # That with the proxy has failed; what it has let through before is the server's word.
+            with contextlib.suppress(ssl.SSLError):
+                tls.decipher(pieces.append)
+            raise
+        if tls.decipher(pieces.append):
+            self.eof = True
 
     # --- Writing ---
 
@@ -231,17 +227,17 @@ class BlockingStream:
         if self._tls is None:
             return data
         self.speaks = False
-        if self.backlog or data:
-            self._encrypt(self._tls, self.backlog + data)
-        return self._outgoing.read()
+        return self._through_outer(self._tls.encipher(data))
 
-    def _encrypt(self, tls: ssl.SSLObject, data: bytes) -> None:
-        self.backlog = data
-        try:
-            taken = tls.write(data)
-        except ssl.SSLWantReadError:
-            return
-        self.backlog = data[taken:]
+    def _through_outer(self, data: bytes) -> bytes:
+        """Return what is to be sent for what TLS has given out."""
+        assert self._tls is not None
+        if self._outer is not None:
+            data = self._outer.encipher(data)
+            self.backlog = self._tls.backlog or self._outer.backlog
+        else:
+            self.backlog = self._tls.backlog
+        return data
 
     def send_now(self, data: bytes | memoryview) -> int:
         """Write what the system takes at once, and return how much that was. Raises OSError."""
@@ -277,10 +273,8 @@ class BlockingStream:
         """Tell the peer that nothing follows, as far as that can be said."""
         with network_may_fail():  # the peer was faster
             if self._tls is not None:
-                with contextlib.suppress(ssl.SSLError):
-                    # It goes out all the same, or cannot be said any more.
-                    self._tls.unwrap()
-                self.send_now(self._outgoing.read())
+                self._tls.say_the_end()
+                self.send_now(self._through_outer(self._tls.said()))
             else:
                 self.socket.shutdown(socket.SHUT_WR)
 

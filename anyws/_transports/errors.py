@@ -9,6 +9,7 @@ the program itself was handling meanwhile, and which is then the context of it, 
 from __future__ import annotations
 
 import logging
+import ssl
 from typing import TYPE_CHECKING, Final
 
 from anyio import BrokenResourceError, ClosedResourceError
@@ -16,10 +17,13 @@ from anyio import BrokenResourceError, ClosedResourceError
 if TYPE_CHECKING:
     from socket import gaierror
 
-__all__ = ["STREAM_ERRORS", "explain_lookup", "forget_frames", "note_failure"]
+__all__ = ["STREAM_ERRORS", "explain_lookup", "forget_frames", "is_tls_verdict", "note_failure"]
 
 # What AnyIO's streams raise when they break; TLS adds its own, which are OSErrors.
 STREAM_ERRORS: Final = (BrokenResourceError, ClosedResourceError, OSError)
+
+# TLS that was cut off is the network's failure, not TLS's.
+_TLS_CUT: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 
 _logger = logging.getLogger("anyws.protocol")
 
@@ -45,6 +49,11 @@ def forget_frames(error: BaseException, handled: BaseException | None = None) ->
             seen.add(id(one))
             one.__traceback__ = None
             pending += [one.__cause__, one.__context__]
+
+
+def is_tls_verdict(error: BaseException | None) -> bool:
+    """Whether that is TLS's verdict on the other end, or of the other end's on us, not its loss."""
+    return isinstance(error, ssl.SSLError) and not isinstance(error, _TLS_CUT)
 
 
 def explain_lookup(error: gaierror, host: str | None) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from anyio import (
     BrokenResourceError,
     ConnectionFailed,
+    EndOfStream,
     Event,
     aclose_forcefully,
     create_task_group,
@@ -50,7 +51,9 @@ __all__ = [
     "AcceptedStream",
     "accept_sockets",
     "connect",
+    "connect_plainly",
     "connect_to_first",
+    "encrypt",
     "make_transport",
     "socket_of",
 ]
@@ -114,11 +117,41 @@ async def connect(
     stream: ByteStream = await _plain_stream(sock)
     if ssl_context is None:
         return stream
+    return await encrypt(stream, ssl_context, host, name)
+
+
+async def connect_plainly(host: str, port: int) -> ByteStream:
+    """Connect over TCP, for a stream of AnyIO's on every event loop. Raises OSError."""
+    return await _plain_stream(
+        await connect_to_first(await _addresses_of(host, port), f"{host} port {port}")
+    )
+
+
+async def encrypt(
+    stream: ByteStream,
+    ssl_context: ssl.SSLContext,
+    host: str,
+    name: str,
+    *,
+    standard_compatible: bool = True,
+) -> ByteStream:
+    """Return a stream with TLS, as its client, over one that is closed on failure.
+
+    name:
+        What the server is called where TLS fails because it left.
+
+    Raises OSError, of which `ssl.SSLError` is.
+    """
     try:
         return await TLSStream.wrap(
-            stream, server_side=False, hostname=host, ssl_context=ssl_context
+            stream,
+            server_side=False,
+            hostname=host,
+            ssl_context=ssl_context,
+            standard_compatible=standard_compatible,
         )
-    except BrokenResourceError as error:
+    except (BrokenResourceError, EndOfStream) as error:
+        # The latter where the end of TLS need not be told of.
         await aclose_forcefully(stream)
         if isinstance(error.__cause__, OSError):
             raise error.__cause__ from None

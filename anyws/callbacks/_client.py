@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .._config import Config
     from .._counters import Counters
     from .._protocol.http import HeadersLike
+    from .._protocol.proxies import ProxyLike
     from ._events import Closed, Failed, Listener, ListenersLike
     from ._run import Post
 
@@ -88,8 +89,10 @@ class Client:
         CRLF between them
     :param origin: the ``Origin`` header, for servers that ask for one
     :param ssl_context: for ``wss://``; default: certificates are verified, TLS 1.2 at least
+    :param proxy: the URL of a proxy, or an `anyws.Proxy`; ``None`` for none. Default: the one that
+        the environment names
     :param port: instead of the URL's
-    :param config: limits, timeouts and compression; ``handshake_timeout`` is the time for
+    :param config: limits, timeouts, compression and redirects; ``handshake_timeout`` is the time for
         connecting, in seconds
     :param polled: have events wait for `poll`
     :param dispatch: a function that takes a function without arguments and has it called
@@ -107,6 +110,7 @@ class Client:
         headers: HeadersLike | None = None,
         origin: str | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        proxy: ProxyLike = True,
         port: int | None = None,
         config: Config | None = None,
         polled: bool = False,
@@ -121,6 +125,7 @@ class Client:
             headers=make_headers(headers),
             origin=origin,
             ssl_context=ssl_context,
+            proxy=proxy,
             port=port,
             config=self._config,
         )

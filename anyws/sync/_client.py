@@ -17,6 +17,7 @@ from .._handshake import Handshake
 from .._target import Arguments, Target
 from .._transports.blocking_stream import BlockingStream, OutOfTime, is_interruption
 from ._made import make_websocket
+from ._proxy import ask, reach
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from .._config import Config
-    from .._protocol.handshake_client import ClientHandshake
     from .._protocol.http import HeadersLike, Response
+    from .._protocol.proxies import ProxyLike
+    from .._target import Attempt
     from ._websocket import WebSocket
 
 __all__ = ["open_websocket"]
@@ -38,6 +40,7 @@ def open_websocket(
     headers: HeadersLike | None = None,
     origin: str | None = None,
     ssl_context: ssl.SSLContext | None = None,
+    proxy: ProxyLike = True,
     port: int | None = None,
     config: Config | None = None,
 ) -> AbstractContextManager[WebSocket]:
@@ -51,17 +54,20 @@ def open_websocket(
 
     Leaving the block closes the connection: with 1000 and waiting for the peer's Close where the
     body returns, with 1001 and a short grace (``Config.cancel_grace``) where it raises, Ctrl-C
-    included; a `ConnectionClosed` of this connection's shortens nothing. What the body raises leaves the block as it is.
+    included; a `ConnectionClosed` of this connection's shortens nothing. What the body raises
+    leaves the block as it is.
 
     Arguments and errors are those of `anyws.open_websocket`. `HandshakeTimeout` is raised when
-    looking up the name, connecting, TLS and the opening handshake together have taken longer than
-    ``Config.handshake_timeout``. A lookup in the system's resolver cannot be broken off: where it
-    takes longer than that, `HandshakeTimeout` is raised when it is over.
+    looking up the name, connecting, proxies, TLS, the opening handshake and redirects together have
+    taken longer than ``Config.handshake_timeout``. A lookup in the system's resolver cannot be
+    broken off: where it takes longer than that, `HandshakeTimeout` is raised when it is over.
 
     Interrupted while it opens, the socket is closed. (RFC 6455, section 4.1.)
     """
     return _Opening(
-        Target(url, port, ssl_context), Arguments(subprotocols, headers, origin), as_config(config)
+        Target(url, port, ssl_context, proxy),
+        Arguments(subprotocols, headers, origin),
+        as_config(config),
     )
 
 
@@ -71,29 +77,28 @@ class _Opening:
         self._arguments = arguments
         self._config = config
         # Errors in the arguments are the caller's, and raised where the caller stands.
-        self._first: ClientHandshake | None = arguments.handshake(target.url, config)
+        self._first: Attempt | None = target.attempt(arguments, config)
         self._websocket: WebSocket | None = None
 
     def __enter__(self) -> WebSocket:
         if self._websocket is not None:
             raise RuntimeError("this context manager is entered already: make another")
-        # Fresh for each: its key, and the order of what was received.
-        handshake = self._first or self._arguments.handshake(self._target.url, self._config)
+        attempt = self._first or self._target.attempt(self._arguments, self._config)
         self._first = None
         timeout = self._config.handshake_timeout
         deadline = math.inf if timeout is None else time.monotonic() + timeout
-        url = self._target.url
         try:
-            self._websocket = _open(self._target, handshake, self._config, deadline)
+            self._websocket = _open(self._target, attempt, self._config, deadline)
         except OutOfTime:
-            if handshake.rejected is not None:
+            rejected = attempt.handshake.rejected
+            if rejected is not None:
                 # The body was late, but the answer had come.
-                raise HandshakeRejected(handshake.rejected) from None
+                raise HandshakeRejected(rejected) from None
             raise HandshakeTimeout(
-                f"the opening handshake with {url.authority} was not over after {timeout:g} s"
+                f"the opening handshake with {attempt.place} was not over after {timeout:g} s"
             ) from None
         except OSError as error:
-            self._target.explain(error)
+            self._target.explain(error, attempt.url)
             raise
         return self._websocket
 
@@ -114,20 +119,35 @@ class _Opening:
             websocket._note_end()
 
 
-def _open(target: Target, handshake: ClientHandshake, config: Config, deadline: float) -> WebSocket:
-    url = target.url
-    sock = _connect(url.host, url.port, deadline)
+def _open(target: Target, attempt: Attempt, config: Config, deadline: float) -> WebSocket:
+    while True:
+        try:
+            return _open_once(target, attempt, config, deadline)
+        except HandshakeRejected as refusal:
+            attempt.follow(refusal)
+
+
+def _open_once(target: Target, attempt: Attempt, config: Config, deadline: float) -> WebSocket:
+    url = attempt.url
+    proxy = target.choose(attempt)
+    if proxy is None:
+        sock = _connect(url.host, url.port, deadline)
+    else:
+        sock = reach(proxy, deadline, _connect)
     try:
         stream = BlockingStream(sock)
-        if (context := target.tls()) is not None:
+        if proxy is not None:
+            ask(proxy, target.proxy_tls(proxy), url, stream, deadline)
+        if (context := target.tls(url)) is not None:
             try:
                 stream.start_tls(context, deadline, server_hostname=url.host)
             except ConnectionError as error:
                 if is_interruption(error):
                     raise
                 raise ConnectionError(f"{url.authority} left during the TLS handshake") from None
+        handshake = attempt.handshake
         try:
-            response = _shake_hands(stream, handshake, deadline)
+            response = _shake_hands(stream, attempt, deadline)
         except OSError as error:
             if isinstance(error, OutOfTime) or is_interruption(error):
                 raise
@@ -152,14 +172,15 @@ def _open(target: Target, handshake: ClientHandshake, config: Config, deadline: 
         raise
 
 
-def _shake_hands(stream: BlockingStream, handshake: ClientHandshake, deadline: float) -> Response:
+def _shake_hands(stream: BlockingStream, attempt: Attempt, deadline: float) -> Response:
+    handshake = attempt.handshake
     stream.send_all(stream.wrap(handshake.request_bytes()), deadline)
     response = None
     while response is None:
         if stream.eof:
             handshake.receive_eof()
         elif stream.fetch(deadline):
-            response = handshake.receive_data(stream.take())
+            response = attempt.receive_data(stream.take())
         elif time.monotonic() >= deadline:
             raise OutOfTime
     return response

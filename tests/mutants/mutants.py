@@ -645,11 +645,11 @@ HANDSHAKES = [
         name="a cancelled handshake of a client leaves the stream open",
         breaks="3.2: the opening handshake, cancelled, closes the socket",
         file="_client.py",
-        old="""                return await self._shake_hands(stream, handshake)
-            except BaseException:
+        old="""                    attempt.follow(refusal)
+                except BaseException:
 """,
-        new="""                return await self._shake_hands(stream, handshake)
-            except Exception:
+        new="""                    attempt.follow(refusal)
+                except Exception:
 """,
         scenario="open and leave (client)",
     ),

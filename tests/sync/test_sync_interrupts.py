@@ -18,15 +18,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import connections
 import pytest
 from bars.peers import CLOSE, PING, PONG, TEXT
 from bars.raw import GUARD, HOST
 from frames import close_frame
+from proxying import running
 from sync.peers import LARGE, QUICK, Peer, RawServer, pair, stream_of
 
 import anyws
 import anyws.sync
-from anyws import Config, Role, Status
+from anyws import Config, Proxy, Role, Status
 from anyws._transports.blocking_stream import BlockingStream
 from anyws.sync import Server
 
@@ -590,6 +592,30 @@ def test_an_interrupt_while_opening_leaves_no_socket(sweep: Sweep) -> None:
                 peer.until_end()
         if not sweep.interrupted:
             return
+
+
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+def test_an_interrupt_while_opening_through_a_proxy_leaves_no_socket(sweep: Sweep) -> None:
+    """With TLS to the proxy, and TLS within it."""
+    step = 53
+    with running(secure=True, credentials=("me", "secret")) as fake:
+        proxy = Proxy(fake.url("me:secret"), ssl_context=connections.client_tls())
+        for number in range(10_000):
+            with RawServer("tls") as server:
+
+                def use(server: RawServer = server) -> None:
+                    with anyws.sync.open_websocket(
+                        server.url, ssl_context=server.ssl_context, proxy=proxy, config=BRIEF
+                    ):
+                        pass
+
+                sweep.interrupt(1 + number * step, use)
+                sweep.points = number
+            if not sweep.interrupted:
+                break
+    assert b"secret" not in fake.carried
 
 
 @pytest.mark.parametrize("comes", ["before", "within", "behind", "far behind"])
