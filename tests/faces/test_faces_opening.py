@@ -297,6 +297,18 @@ def test_a_client_without_the_certificate_that_it_needs_is_told_so(face: Face) -
     assert error.__cause__ is None
 
 
+def test_a_client_without_the_certificate_that_its_proxy_needs_is_told_so(face: Face) -> None:
+    with answered_by(refuse_for_want_of_a_certificate) as authority_:
+        proxy = anyws.Proxy(f"https://{authority_}", ssl_context=client_tls())
+        words, error = face.failure("ws://a.test/", proxy=proxy)
+    assert words == (
+        f"there is no way to the proxy https://{authority_}: TLS with https://{authority_} failed:"
+        " it asks for a certificate of the client's (tlsv13 alert certificate required)"
+    )
+    assert isinstance(error, anyws.ProxyError)
+    assert not error.transient
+
+
 def leave_behind_tls(sock: socket.socket) -> None:
     with server_tls().wrap_socket(sock.dup(), server_side=True) as tls:
         tls.recv(4096)

@@ -14,7 +14,9 @@ from anyws import (
     HandshakeRejected,
     HandshakeTimeout,
     InvalidURL,
+    ProxyError,
     Response,
+    TooManyRedirects,
 )
 from anyws._protocol.retry import is_transient, is_transient_status, next_delay, retry_after
 
@@ -42,6 +44,9 @@ def verdict(error: Exception, *, is_tls_failure: bool = False) -> bool:
         (HandshakeTimeout("late"), True),
         (HandshakeInvalid("gone", cut_short=True), True),
         (HandshakeInvalid("not HTTP"), False),
+        (ProxyError("it could not reach the server", transient=True), True),
+        (ProxyError("it wants a password"), False),
+        (TooManyRedirects(Response(302)), False),
         (InvalidURL("wss:"), False),
         (ValueError("a bad header"), False),
         (RuntimeError("a bug"), False),

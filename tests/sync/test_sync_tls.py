@@ -53,6 +53,16 @@ class Engine:
         self.tls.write(data)
         return self.outgoing.read()
 
+    def send(self, data: bytes) -> None:
+        self.sock.sendall(self.records(data))
+
+    def receive(self) -> bytes:
+        while True:
+            try:
+                return self.tls.read(1 << 16)
+            except ssl.SSLWantReadError:
+                self.incoming.write(self.sock.recv(1 << 16))
+
     def read_to_the_end(self) -> None:
         """Raises what TLS says about its end."""
         while chunk := self.sock.recv(1 << 16):
@@ -115,6 +125,73 @@ def test_a_message_before_an_error_of_tls_is_received_and_the_peer_hears_of_the_
     with pytest.raises(ssl.SSLError, match=r"(?i)alert"):
         engine.read_to_the_end()
     far.close()
+
+
+# --- TLS within TLS ---
+
+
+class Through:
+    """A socket for an engine, within the TLS of another."""
+
+    def __init__(self, outer: Engine) -> None:
+        self.sendall = outer.send
+        self._outer = outer
+
+    def recv(self, size: int) -> bytes:
+        return self._outer.receive()
+
+
+@pytest.fixture
+def nested(ends, run) -> tuple[BlockingStream, Engine, Engine]:
+    """A stream, and the engines that it has to do with: that of a proxy, and that of a server."""
+    stream, outer = ends
+    inner = Engine(Through(outer))  # type: ignore[arg-type]
+    shaking = run(inner.shake_hands)
+    stream.start_tls(client_tls(), soon(), server_hostname=HOST)
+    shaking.result(5)
+    for _ in iter(lambda: stream.fetch(0), False):
+        assert stream.take() == b""
+    return stream, outer, inner
+
+
+def test_tls_within_tls_carries_both_ways(nested, run) -> None:
+    stream, _, inner = nested
+    inner.send(b"word")
+    assert stream.fetch(soon())
+    assert stream.take() == b"word"
+    hearing = run(inner.receive)
+    stream.send_all(stream.wrap(b"answer"), soon())
+    assert hearing.result(5) == b"answer"
+    assert not stream.backlog
+    assert not stream.speaks
+
+
+def test_what_came_before_the_outer_tls_failed_is_taken_first(nested) -> None:
+    stream, outer, inner = nested
+    outer.sock.sendall(outer.records(inner.records(b"word")) + GARBAGE)
+    assert stream.fetch(soon())
+    assert stream.take() == b"word"
+    assert stream.fetch(soon())
+    with pytest.raises(ssl.SSLError):
+        stream.take()
+    # And the outer one has something to say about it.
+    assert stream.speaks
+    stream.send_all(stream.wrap(b""), soon())
+    stream.cut()
+    with pytest.raises(ssl.SSLError, match=r"(?i)alert"):
+        outer.read_to_the_end()
+
+
+def test_the_end_of_the_inner_tls_is_that_of_the_stream(nested, run) -> None:
+    stream, outer, inner = nested
+    ending = run(inner.receive)
+    stream.end_our_half()
+    assert ending.result(5) == b""
+    inner.tls.unwrap()
+    outer.send(inner.outgoing.read())
+    while not stream.eof:
+        assert stream.fetch(soon())
+        assert stream.take() == b""
 
 
 @pytest.mark.parametrize("before", [True, False])
