@@ -8,8 +8,10 @@ A map of the house, from the top down; data goes out this way and comes in the o
     testing/                     for tests of programs: pairs in memory, faults, virtual time
     _client.py  _target.py  _proxy.py  _reconnect.py
                                  ways in: a URL becomes a WebSocket, or one after another
-    _server.py  _accepting.py  _served.py  _accept.py  _handlers.py  _routes.py  _hooks.py  _asked.py
+    _server.py  _listening.py  _accepting.py  _served.py  _accept.py  _asked.py
                                  ways in: a listener becomes WebSockets with handlers
+    _handlers.py  _routes.py  _policy.py  _hooks.py
+                                 which handler that is, and who gets in
     _broadcast.py  _byte_stream.py
                                  a message to many at once; a connection without messages
     _connection.py               who owns a connection, and how it is left

@@ -124,6 +124,10 @@ class BlockingStream:
         self._outer = self._tls
         tls = Layer(context, server_side=server_side, server_hostname=server_hostname)
         self._tls = tls
+        if self._outer is not None:
+            # What came behind its handshake, and was not taken.
+            self._has_more = False
+            self._outer.decipher(tls.put)
         try:
             while not tls.is_up():
                 self.send_all(self._through_outer(tls.said()), deadline)

@@ -154,6 +154,30 @@ def nested(ends, run) -> tuple[BlockingStream, Engine, Engine]:
     return stream, outer, inner
 
 
+def test_tls_within_tls_may_begin_behind_what_nobody_has_taken(run) -> None:
+    near, far = socket.socketpair()
+    far.settimeout(GUARD)
+    stream, outer = Watched(near), Engine(far)
+    inner = Engine(Through(outer))  # type: ignore[arg-type]
+
+    def shake_hands() -> None:
+        outer.shake_hands()  # with tickets behind it
+        inner.shake_hands()
+        inner.send(b"word")
+
+    shaking = run(shake_hands)
+    stream.start_tls(client_tls(), soon(), server_hostname=HOST)
+    stream.start_tls(client_tls(), soon(), server_hostname=HOST)
+    shaking.result(5)
+    taken = b""
+    while not taken:
+        assert stream.fetch(soon())
+        taken = stream.take()
+    assert taken == b"word"
+    stream.close()
+    far.close()
+
+
 def test_tls_within_tls_carries_both_ways(nested, run) -> None:
     stream, _, inner = nested
     inner.send(b"word")
