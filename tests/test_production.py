@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from programs import ROOT, free_port
+from real_proxies import program
 from served import PATIENCE, serving
 
 import anyws
@@ -37,13 +38,6 @@ def shown(language: str, containing: str = "") -> str:
         for code in re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.M | re.S)
         if containing in code
     ]
-    return found
-
-
-def needs(program: str) -> str:
-    found = shutil.which(program, path="/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/bin")
-    if found is None:
-        pytest.skip(f"{program} is not installed: apt-get install {program}")
     return found
 
 
@@ -82,7 +76,7 @@ def port_of(url: str) -> str:
 
 
 def test_nginx_passes_connections_on_as_shown(tmp_path: Path) -> None:
-    nginx = needs("nginx")
+    nginx = program("nginx")
     with serving(tmp_path, "app:echo", "--port", 0) as running:
         behind, port = port_of(running.url()), free_port()
         site = shown("nginx").replace("8080", behind).replace("listen 80;", f"listen {port};")
@@ -97,7 +91,7 @@ def test_nginx_passes_connections_on_as_shown(tmp_path: Path) -> None:
 
 
 def test_haproxy_passes_connections_on_as_shown(tmp_path: Path) -> None:
-    haproxy = needs("haproxy")
+    haproxy = program("haproxy")
     with serving(tmp_path, "app:echo", "--port", 0) as running:
         behind, port = port_of(running.url()), free_port()
         site = (
@@ -109,7 +103,9 @@ def test_haproxy_passes_connections_on_as_shown(tmp_path: Path) -> None:
 
 
 def test_systemd_takes_the_units_that_are_shown(tmp_path: Path) -> None:
-    analyze = needs("systemd-analyze")
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("systemd-analyze is not installed")
     units = []
     for name, words in (("chat.socket", "[Socket]"), ("chat.service", "[Service]")):
         text = shown("ini", words).replace("/srv/chat/venv/bin/anyws", sys.executable)
