@@ -44,7 +44,7 @@ class SharedMessage:
             self._first, self._payload = _FIN | TEXT, data.encode()
         else:
             self._first, self._payload = _FIN | BINARY, data
-        self.size = len(self._payload)
+        self.size: int = len(self._payload)
         self._compress = compress
         # How it is compressed, or None -> the first byte and the payload; and the unmasked frame.
         self._plain = (self._first, self._payload)
