@@ -160,7 +160,9 @@ def test_a_slow_reader_is_waited_for_as_long_as_it_takes_something(run) -> None:
         received = 0
         pause = threading.Event()
         while received < 100_000:
-            received += len(peer.raw.recv(8192))
+            chunk = peer.raw.recv(8192)
+            assert chunk, "the write was given up"
+            received += len(chunk)
             pause.wait(0.05)  # it is slow
         sending.result(5)
         assert time.monotonic() - began > 0.5
