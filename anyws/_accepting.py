@@ -155,11 +155,15 @@ class Accepting:
 
 
 async def _accept(listener: Listener[Any], group: TaskGroup, serve: Serve) -> None:
-    async def serve_stream(stream: ByteStream) -> None:
-        await serve(AcceptedStream(stream))
-
     listening = socket_of(listener)
     if listening is None:
+
+        async def serve_stream(stream: ByteStream) -> None:
+            await serve(AcceptedStream(stream))
+
+        # It names the task, for whoever looks at those of a program.
+        serve_stream.__qualname__ = serve.__qualname__
+        serve_stream.__module__ = serve.__module__
         await listener.serve(serve_stream, group)
         return
     while True:
