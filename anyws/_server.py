@@ -34,6 +34,7 @@ from anyio import (
 from anyio.abc import SocketAttribute, SocketListener
 from anyio.lowlevel import checkpoint
 from anyio.streams.stapled import MultiListener
+from anyio.streams.tls import TLSListener
 
 from ._arrivals import Arrivals
 from ._config import as_config
@@ -279,13 +280,11 @@ class Server(Listening):
     async def _accept(self, listener: Listener[Any]) -> None:
         listening = socket_of(listener)
         if listening is None:
-            # AnyIO's own hand a stream over at once.
-            at_once = (
-                isinstance(listener, SocketListener)
-                and type(listener).serve is SocketListener.serve
-            )
-            group = self._task_group if at_once else self._arrivals
-            await listener.serve(self._serve_stream, group)
+            if isinstance(listener, TLSListener):
+                handler = self._arrivals.handing_over(self._serve_stream)
+                await listener.serve(handler, self._arrivals)
+            else:
+                await listener.serve(self._serve_stream, self._task_group)
             return
         while True:
             for accepted in await accept_sockets(listening):

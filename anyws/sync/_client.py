@@ -51,7 +51,8 @@ def open_websocket(
 
     Leaving the block closes the connection: with 1000 and waiting for the peer's Close where the
     body returns, with 1001 and a short grace (``Config.cancel_grace``) where it raises, Ctrl-C
-    included; a `ConnectionClosed` of this connection's shortens nothing. What the body raises leaves the block as it is.
+    included; a `ConnectionClosed` of this connection's shortens nothing. What the body raises
+    leaves the block as it is.
 
     Arguments and errors are those of `anyws.open_websocket`. `HandshakeTimeout` is raised when
     looking up the name, connecting, TLS and the opening handshake together have taken longer than

@@ -336,6 +336,29 @@ def test_what_a_message_inflates_to_means_nothing_once_our_close_is_out(
     assert p.ending.closure().cause == "this end closed the connection with 1000 (normal)"
 
 
+@pytest.mark.parametrize("streams", [False, True])
+def test_closing_again_while_a_message_is_passed_over_changes_nothing(
+    role: Role, streams: bool
+) -> None:
+    """So do a server that closes and then its handler that ends."""
+    payload = deflated(bytes(range(200)), level=0)
+    some = protocol(role)
+    data = to(some, BINARY, payload[:150], rsv=RSV1, fin=False) + to(some, PING)
+    data += to(some, CONTINUATION, payload[150:])
+    for first in range(0, len(data), 3):
+        for second in range(first, len(data), 11):
+            p = protocol(role, compression=True)
+            if streams:
+                p.start_streaming()
+            feed(p, data[:first])
+            p.close(Close(1000))
+            feed(p, data[first:second])
+            p.close(Close(1001))
+            feed(p, data[second:])
+            close_from_peer(p)
+            assert p.ending.clean
+
+
 @pytest.mark.parametrize("fin", [True, False])
 def test_our_close_within_a_large_compressed_frame_lets_the_rest_of_it_pass(
     role: Role, fin: bool
