@@ -11,7 +11,6 @@ from anyio import (
     EndOfStream,
     current_time,
     move_on_after,
-    move_on_at,
 )
 
 from ._close import Role
@@ -91,17 +90,19 @@ async def accept(
     config: Config,
     *,
     ssl_context: ssl.SSLContext | None = None,
-    scope: CancelScope | None = None,
+    ways_out: WaysOut | None = None,
 ) -> Connection:
     """Do the opening handshake, TLS included, and return the connection, to be entered.
 
-    Whoever cancels `scope`, having taken its deadline away, refuses the client with 503. On any
-    failure the client is told, where there is a way to, the stream is closed, and what went wrong
-    is raised.
+    On any failure, and where the server calls `WaysOut.refuse`, the client is told, where there is
+    a way to, the stream is closed, and what went wrong is raised.
     """
     timeout = config.handshake_timeout
-    scope = scope if scope is not None else CancelScope()
-    scope.deadline = deadline = current_time() + timeout if timeout is not None else math.inf
+    ways_out = ways_out if ways_out is not None else WaysOut()
+    scope = ways_out.handshake
+    deadline = -math.inf
+    if timeout is not None and not scope.cancel_called:
+        scope.deadline = deadline = current_time() + timeout
     address = accepted.remote_address
     peer = peer_of(address)
     handshake = ServerHandshake(config.compression, address)
@@ -135,13 +136,12 @@ async def accept(
                 )
         if refused is None and current_time() >= scope.deadline:
             raise HandshakeTimeout(f"the opening handshake was not over after {timeout:g} s")
-        if refused is None:
-            refused = _Refused(text_response(503, "the server is closing\n"))
-            deadline = -math.inf
+        refused = refused or _Refused(text_response(503, "the server is closing\n"))
         call_on_end(handshake.asked)  # who knows the answer may be back at once
         # Outside the scope: a client is refused once, whatever else ends meanwhile.
         if stream is not None:
-            await _refuse(stream, handshake, refused.response, deadline)
+            ways_out.allow(deadline)
+            await _refuse(stream, handshake, refused.response, ways_out.refusal)
         raise refused.error
     except BaseException:
         call_on_end(handshake.asked)
@@ -164,10 +164,30 @@ async def turn_away(
         if stream is None:
             await accepted.cut()
         else:
-            await _refuse(stream, ServerHandshake(None), response, -math.inf)
+            await _refuse(stream, ServerHandshake(None), response, move_on_after(LINGER))
     except BaseException:
         await accepted.cut()
         raise
+
+
+class WaysOut:
+    """The scopes of an opening handshake, by which a server that closes sends its client away."""
+
+    def __init__(self) -> None:
+        self.handshake = CancelScope()  # cancelled: the client gets 503
+        self.refusal = CancelScope()  # its deadline: until when the client may read what it gets
+
+    def refuse(self) -> None:
+        """Answer with 503, unless the client is being refused already; then that has to end soon."""
+        # It is no timeout.
+        self.handshake.deadline = math.inf
+        self.handshake.cancel()
+        self.refusal.deadline = min(self.refusal.deadline, current_time() + LINGER)
+
+    def allow(self, deadline: float) -> None:
+        """Give a refusal until then, and `LINGER` in any case, if the server does not close."""
+        deadline = max(deadline, current_time() + LINGER)
+        self.refusal.deadline = min(self.refusal.deadline, deadline)
 
 
 class _Refused(Exception):
@@ -198,16 +218,15 @@ async def _answer(stream: ByteStream, handshake: ServerHandshake, policy: Policy
 
 
 async def _refuse(
-    stream: ByteStream, handshake: ServerHandshake, refusal: Response, deadline: float
+    stream: ByteStream, handshake: ServerHandshake, refusal: Response, scope: CancelScope
 ) -> None:
-    """Send the refusal so that it arrives, and close the stream.
+    """Send the refusal so that it arrives, within that scope, and close the stream.
 
-    The client may take its time over the body until then, and `LINGER` in any case. That is also
-    what it has to leave in, once all was sent.
+    Once all was sent, the client has `LINGER` to leave.
     """
     try:
         late = True
-        with move_on_at(max(deadline, current_time() + LINGER)):
+        with scope:
             await stream.send(handshake.reject(refusal))
             late = False
         with move_on_after(0 if late else LINGER):

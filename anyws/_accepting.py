@@ -10,7 +10,9 @@ from anyio import CancelScope, Event, sleep, to_thread
 from anyio.abc import SocketListener
 from anyio.lowlevel import checkpoint
 from anyio.streams.stapled import MultiListener
+from anyio.streams.tls import TLSListener
 
+from ._arrivals import Arrivals
 from ._transports.sockets import AcceptedStream, accept_sockets, socket_of
 
 if TYPE_CHECKING:
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
 
     from anyio.abc import ByteStream, Listener, TaskGroup
 
-    from ._arrivals import Arrivals
     from ._listening import Place
     from ._transports.sockets import Accepted
 
@@ -103,9 +104,7 @@ class Accepting:
         if not listeners:
             self.over.set()
         for one in listeners:
-            # AnyIO's own hand a stream over at once.
-            at_once = isinstance(one, SocketListener) and type(one).serve is SocketListener.serve
-            group = task_group if at_once else arrivals
+            group = arrivals if isinstance(one, TLSListener) else task_group
             scope = CancelScope()
             self._scopes.append(scope)
             task_group.start_soon(
@@ -164,7 +163,8 @@ async def _accept(listener: Listener[Any], group: TaskGroup, serve: Serve) -> No
         # It names the task, for whoever looks at those of a program.
         serve_stream.__qualname__ = serve.__qualname__
         serve_stream.__module__ = serve.__module__
-        await listener.serve(serve_stream, group)
+        handler = group.handing_over(serve_stream) if isinstance(group, Arrivals) else serve_stream
+        await listener.serve(handler, group)
         return
     while True:
         for accepted in await accept_sockets(listening):

@@ -9,13 +9,12 @@ the handshake is over, and `cut_off` cancels the handler and cuts the stream.
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from anyio import CancelScope, get_cancelled_exc_class
 
-from ._accept import accept, turn_away
+from ._accept import WaysOut, accept, turn_away
 from ._connection import is_cancellation, is_cancelled, split_cancellations
 from ._counters import Tally
 from ._errors import HandshakeError
@@ -56,17 +55,14 @@ class Served:
         self._service = service
         self._connection: Connection | None = None
         self._scope = CancelScope(shield=True)
-        # Cancelled: the client gets 503.
-        self._handshake: CancelScope | None = CancelScope()
+        self._ways_out: WaysOut | None = WaysOut()  # of the opening handshake
         self._sent_away: CloseCode | None = None
         self._is_told_of_no_room: bool | None = None  # where there is none
 
     def refuse(self) -> None:
         """Answer with 503 where the opening handshake is not over."""
-        if self._handshake is not None:
-            # It is no timeout.
-            self._handshake.deadline = math.inf
-            self._handshake.cancel()
+        if self._ways_out is not None:
+            self._ways_out.refuse()
 
     def send_away(self, seconds: float | None, code: CloseCode) -> None:
         """Close while the handler goes on, and cut the stream after that time."""
@@ -124,14 +120,14 @@ class Served:
                 service.policy,
                 service.config,
                 ssl_context=service.ssl_context,
-                scope=self._handshake,
+                ways_out=self._ways_out,
             )
         except (HandshakeError, *STREAM_ERRORS) as error:
             service.tally.refused += 1
             _logger.info("%s: no WebSocket: %s", peer, str(error) or repr(error))
             return
         finally:
-            self._handshake = None
+            self._ways_out = None
         websocket = connection.websocket()
         handler = service.handlers.handler(websocket.request, websocket.subprotocol)
         service.tally.accepted += 1

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 from anyio.abc import SocketAttribute
+from anyio.streams.tls import TLSStream
 from connections import client_tls, every_network, server_tls
 from drains import (
     CONFIG,
@@ -255,6 +256,63 @@ def test_who_never_ends_the_handshake_of_a_listener_s_own_tls_holds_nobody_up(
     assert stage.when(f"client: {Close(1001)}") == [0]
     assert stage.when(how) == [0 if how == "closed" else deadline(end)]
     assert stage.when("over") == [0 if how == "closed" else deadline(end)]
+
+
+@every_end
+def test_a_client_whose_task_somebody_cancels_while_the_server_ends_takes_nobody_with_it(
+    end: str,
+) -> None:
+    """A listener of TLS has begun that task, and handed it over: its end is the client's alone."""
+
+    async def silent_client(stage: Stage) -> None:
+        stream = await TLSStream.wrap(
+            stage.listener.connect(), hostname="localhost", ssl_context=client_tls()
+        )
+        await stream.send(request_bytes())
+        await stream.receive()
+        await anyio.sleep_forever()
+
+    async def cancelled_natively(stage: Stage, ws: WebSocket) -> None:
+        await anyio.sleep(0.8)
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await anyio.sleep_forever()
+
+    def prepare(stage: Stage) -> None:
+        stage.task_group.start_soon(silent_client, stage)
+
+    listener: Any = Encrypted(MemoryListener(), server_tls())
+    stage = run("asyncio", end, cancelled_natively, prepare, listener=listener)
+    assert stage.when("over")[0] <= deadline(end)
+
+
+class Pumping(MemoryListener):
+    """A listener with a part of its own in each stream: two tasks that move its bytes."""
+
+    async def serve(self, handler: Any, task_group: Any = None) -> None:
+        async def serve_pumped(stream: Any) -> None:
+            near, far = memory_stream_pair()
+            task_group.start_soon(pump, stream, far)
+            task_group.start_soon(pump, far, stream)
+            await handler(near)
+
+        await super().serve(serve_pumped, task_group)
+
+
+async def pump(source: Any, sink: Any) -> None:
+    async for chunk in source:
+        await sink.send(chunk)
+    await sink.send_eof()
+
+
+@both_backends
+@pytest.mark.parametrize("end", PATIENT)
+def test_what_a_listener_does_for_its_streams_goes_on_until_they_are_closed(
+    backend: str, end: str
+) -> None:
+    stage = run(backend, end, idle, one_client, listener=Pumping())
+    assert stage.clients[0].seen == [("Close 1001", 0), ("end", 0)]
 
 
 @both_backends

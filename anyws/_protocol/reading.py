@@ -438,6 +438,8 @@ class Reading(ABC):
 
     def _discard(self) -> None:
         """Drop what was received, and what comes: nobody will take it."""
+        if self.inbox.discarding:
+            return
         self.inbox.discard()
         if self._deflate is None:
             return

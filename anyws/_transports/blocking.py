@@ -496,9 +496,14 @@ class BlockingTransport:
             liveness.judge(now)
 
     def _catch_up(self) -> None:
-        """Read what came while the program was elsewhere."""
+        """Read and parse what came while the program was elsewhere."""
+        protocol = self.protocol
         for _ in range(_LAST_STEPS):
-            if self.protocol.finished or not self._may_read() or not self._read(0):
+            if protocol.finished:
+                break
+            if protocol.has_unparsed and not protocol.inbox.full:
+                self._parse()
+            elif not self._may_read() or not self._read(0):
                 break
 
     def _is_owing(self) -> bool:

@@ -162,6 +162,8 @@ def _refuse(
     in any case. That is also what it has to leave in, once all was sent.
     """
     soon = time.monotonic() + LINGER
+    if deadline == math.inf:
+        deadline = soon
     try:
         rest = memoryview(stream.wrap(handshake.reject(refusal)))
         while rest := rest[stream.send_now(rest) :]:

@@ -71,6 +71,7 @@ class Seen:
     status: Status = Status.OPEN
     over_at: float = math.inf  # when it was first seen not to be open
     closure: Closure | None = None  # once it is closed
+    has_unread: bool = False  # when it was closed, something waited behind a full inbox
     room_at: float = 0.0  # when there was room in the outgoing pipe
     sent: int = 0  # bytes on the outgoing pipe
     sent_at: float = 0.0  # when there were more than before

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from bars.peers import CLOSE, TEXT
+from bars.peers import BINARY, CLOSE, PING, TEXT
 from bars.raw import GUARD
 from sync.peers import (
     LARGE,
@@ -86,6 +86,20 @@ def test_an_answer_that_came_while_the_program_was_elsewhere_is_in_time() -> Non
         ws._begin_close(4000, "")
         assert peer.next_frame().opcode == CLOSE
         peer.push(peer.frame(TEXT, b"before") + peer.frame(CLOSE, NORMAL))
+        time.sleep(0.2)  # this is the time elsewhere
+        assert ws.close().clean
+
+
+@pytest.mark.parametrize(("opcode", "number"), [(TEXT, 1), (TEXT, 3000), (PING, 600)])
+def test_an_answer_behind_other_frames_that_came_meanwhile_is_in_time_too(
+    opcode: int, number: int
+) -> None:
+    """What the same read has brought as the message before it counts as well."""
+    with pair(Role.SERVER, Config(close_timeout=0.1)) as (ws, peer):
+        frames = peer.frame(BINARY, b"x") + peer.frame(opcode, b"y") * number
+        peer.push(frames + peer.frame(CLOSE, NORMAL))
+        with pytest.raises(anyws.ClosedByUs):
+            ws.receive_text()
         time.sleep(0.2)  # this is the time elsewhere
         assert ws.close().clean
 

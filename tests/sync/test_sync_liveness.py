@@ -265,13 +265,13 @@ def test_a_peer_is_not_blamed_for_the_time_that_the_program_was_elsewhere() -> N
 @pytest.mark.parametrize("call", ["ping", "send"])
 def test_a_peer_is_not_blamed_for_a_full_inbox(call: str) -> None:
     """What it has said stands behind messages that nobody takes."""
-    config = Config(ping_interval=0.1, ping_timeout=0.1, inbox_size=1, write_timeout=0.6)
+    config = Config(ping_interval=0.1, ping_timeout=0.5, inbox_size=1, write_timeout=1.5)
     with pair(config=config) as (ws, peer):
         for word in (b"first", b"second", b"third"):
             peer.send(TEXT, word)
         if call == "ping":
             with pytest.raises(TimeoutError):
-                ws.ping(0.6)
+                ws.ping(1.5)
             assert [ws.receive(1) for _ in range(3)] == ["first", "second", "third"]
         else:
             with pytest.raises(anyws.ConnectionBroken, match="stalled"):
