@@ -203,3 +203,9 @@ def test_a_realm_that_cannot_stand_in_a_header_is_the_caller_s_fault(realm):
         check_realm(realm)
     with pytest.raises(TypeError, match="realm must be a str, not int"):
         check_realm(5)
+    assert check_realm('the "back" room') == 'the "back" room'
+
+
+def test_how_many_have_a_password_is_known():
+    assert len(Passwords({})) == 0
+    assert len(Passwords({"ada": "s3cret", "bob": ""})) == 2

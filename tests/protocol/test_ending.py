@@ -160,3 +160,13 @@ def test_every_exception_is_a_new_one_of_its_own_connection() -> None:
     assert not other.is_told_by(first)
     for foreign in (ValueError("x"), ConnectionClosed(end.closure())):
         assert not end.is_told_by(foreign)
+
+
+def test_a_group_is_told_of_where_each_one_in_it_is() -> None:
+    end, other = ending(By.PEER, NORMAL, NORMAL), ending(By.PEER, NORMAL, NORMAL)
+    own = [end.exception(delivered=True), end.exception(delivered=True)]
+    assert end.is_told_by(ExceptionGroup("", own))
+    assert end.is_told_by(ExceptionGroup("", [own[0], ExceptionGroup("", own[1:])]))
+    for foreign in (ValueError("x"), other.exception(delivered=True)):
+        assert not end.is_told_by(ExceptionGroup("", [*own, foreign]))
+        assert not end.is_told_by(BaseExceptionGroup("", [own[0], ExceptionGroup("", [foreign])]))
