@@ -389,8 +389,11 @@ class AsyncioTransport(Transport, BufferedProtocol):
             raise protocol.exception()
         frame = protocol.encode(data, finished=finished, compress=compress)
         sink = self._sink
-        room = 0 if self._congested else CHUNK_BYTES - self._corked_bytes
-        if protocol.inbox.messages and len(frame) < room:
+        if (
+            protocol.inbox.messages
+            and self._corked_bytes + len(frame) < CHUNK_BYTES
+            and not self._congested
+        ):
             if not self._corked:
                 self._loop.call_soon(self._flush)
             self._corked.append(frame)
