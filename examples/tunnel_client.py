@@ -26,21 +26,28 @@ async def carry(url: str, program: SocketStream) -> None:
             print(f"no tunnel: {error}", flush=True)
 
 
-async def join(one: ByteStream, other: ByteStream) -> None:
-    """Carry bytes both ways, until either end has no more."""
+async def join(one: ByteStream, other: ByteStream) -> bool:
+    """Carry bytes both ways, until either end has no more; tell whether that was in order."""
+    in_order = True
     async with anyio.create_task_group() as task_group:
 
         async def copy(source: ByteStream, sink: ByteStream) -> None:
+            nonlocal in_order
             try:
                 async for data in source:
-                    await sink.send(data)
+                    try:
+                        await sink.send(data)
+                    except GONE:
+                        # What it had said before may still be on its way, to the other copy.
+                        return
             except GONE:
-                pass
+                in_order = False
             # A WebSocket has no end of one half: the end of one is the end of both.
             task_group.cancel_scope.cancel()
 
         task_group.start_soon(copy, one, other)
         task_group.start_soon(copy, other, one)
+    return in_order
 
 
 async def main(url: str, port: int) -> None:
