@@ -6,6 +6,8 @@ URL is that of `tunnel_server.py`, which connects to the service. So a program t
 of WebSocket reaches the service at 127.0.0.1:PORT.
 """
 
+import socket
+import struct
 import sys
 
 import anyio
@@ -21,7 +23,11 @@ async def carry(url: str, program: SocketStream) -> None:
     async with program:
         try:
             async with anyws.open_websocket(url, subprotocols=["binary"]) as ws:
-                await join(anyws.WebSocketByteStream(ws), program)
+                in_order = await join(anyws.WebSocketByteStream(ws), program)
+            if not in_order:
+                # What the service has said must not look complete: so closing is a reset.
+                sock = program.extra(SocketAttribute.raw_socket)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         except (anyws.HandshakeError, OSError) as error:
             print(f"no tunnel: {error}", flush=True)
 

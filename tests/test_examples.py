@@ -189,6 +189,27 @@ def test_what_a_service_said_before_it_was_lost_does_not_look_complete():
         served.result()
 
 
+def test_a_tunnel_that_is_lost_does_not_look_like_the_end_of_what_the_service_said():
+    async def lose(ws: anyws.WebSocket) -> None:
+        await ws.receive()
+        ws.abort()
+
+    def ask(port: int) -> bytes:
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as program:
+            program.sendall(b"well?")
+            return program.recv(100)
+
+    async def main() -> None:
+        async with anyws.open_server({"binary": lose}, host="127.0.0.1", port=0) as server:
+            with started(EXAMPLES / "tunnel_client.py", server.url, 0) as near:
+                line = await anyio.to_thread.run_sync(near.stdout.readline)
+                with pytest.raises(ConnectionResetError):
+                    await anyio.to_thread.run_sync(ask, int(line.rpartition(":")[2]))
+                assert interrupt(near) == (0, "bye\n", "")
+
+    finish(main())
+
+
 def test_in_the_chat_everybody_gets_what_anybody_says():
     async def talk(url):
         async with (
