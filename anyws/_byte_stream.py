@@ -14,7 +14,7 @@ from anyio.lowlevel import checkpoint
 
 from ._close import CloseCode
 from ._config import CHUNK_BYTES, check_range
-from ._errors import ClosedByPeer
+from ._errors import ClosedByPeer, ClosedByUs
 from ._protocol.outgoing import as_binary
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ class WebSocketByteStream(ByteStream):
         self._sending = False
         self._receiving = False
         self._violation: str | None = None
+        self._has_ended = False  # our half, by `send_eof`
+        self._is_closed = False
 
     async def send(self, item: bytes) -> None:
         """Send bytes, in as many messages as it takes; none for no bytes.
@@ -79,9 +81,14 @@ class WebSocketByteStream(ByteStream):
         try:
             if not data:
                 await checkpoint()
+                if not self._ws.is_open:
+                    raise self._ws._protocol.exception()
             for start in range(0, len(data), self._message_size):
                 piece = data[start : start + self._message_size]
                 await self._ws.send(piece, compress=self._compress)
+        except ClosedByPeer as error:
+            # Which is an EndOfStream as well, and that is what a `receive` raises.
+            raise BrokenResourceError(str(error)) from error
         finally:
             self._sending = False
 
@@ -126,6 +133,11 @@ class WebSocketByteStream(ByteStream):
                 raise BrokenResourceError(str(error)) from error
             # Which is an EndOfStream, but not that alone.
             raise EndOfStream(str(error)) from error
+        except ClosedByUs as error:
+            if self._has_ended and not self._is_closed:
+                # Only one half was, and what was to come on the other did not.
+                raise BrokenResourceError(str(error)) from error
+            raise
         if isinstance(message, str):
             self._refuse()
         self._rest = memoryview(message)
@@ -144,10 +156,13 @@ class WebSocketByteStream(ByteStream):
         that: `receive` returns what it had sent before, and then raises `anyio.EndOfStream`. A
         protocol in which one end goes on sending after the other's end of file is not for this.
         """
+        self._has_ended = True
         await self._ws.send_eof()
 
     async def aclose(self) -> None:
         """Close the connection with 1000, like `WebSocket.aclose`."""
+        self._is_closed = True
+        self._rest = memoryview(b"")
         await self._ws.aclose()
 
     @property

@@ -305,10 +305,12 @@ class Reconnecting:
     # --- A step ---
 
     async def _next(self) -> WebSocket | None:
-        if self._websocket is not None:
-            await self._websocket.close()
+        # The end of the block, in another task, may let go of it meanwhile.
+        websocket = self._websocket
+        if websocket is not None:
+            await websocket.close()
             await self._ended.wait()
-            if not self._count_end(self._websocket):
+            if not self._count_end(websocket):
                 return None
         while not self._stopped:
             # Entered and left within one call: nothing of it is open between two steps.

@@ -126,6 +126,10 @@ class Served:
             service.tally.refused += 1
             _logger.info("%s: no WebSocket: %s", peer, str(error) or repr(error))
             return
+        except BaseException:
+            # The server had no more time for it, mostly.
+            service.tally.refused += 1
+            raise
         finally:
             self._ways_out = None
         websocket = connection.websocket()

@@ -6,6 +6,8 @@ URL is that of `tunnel_server.py`, which connects to the service. So a program t
 of WebSocket reaches the service at 127.0.0.1:PORT.
 """
 
+import socket
+import struct
 import sys
 
 import anyio
@@ -21,26 +23,37 @@ async def carry(url: str, program: SocketStream) -> None:
     async with program:
         try:
             async with anyws.open_websocket(url, subprotocols=["binary"]) as ws:
-                await join(anyws.WebSocketByteStream(ws), program)
+                in_order = await join(anyws.WebSocketByteStream(ws), program)
+            if not in_order:
+                # What the service has said must not look complete: so closing is a reset.
+                sock = program.extra(SocketAttribute.raw_socket)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         except (anyws.HandshakeError, OSError) as error:
             print(f"no tunnel: {error}", flush=True)
 
 
-async def join(one: ByteStream, other: ByteStream) -> None:
-    """Carry bytes both ways, until either end has no more."""
+async def join(one: ByteStream, other: ByteStream) -> bool:
+    """Carry bytes both ways, until either end has no more; tell whether that was in order."""
+    in_order = True
     async with anyio.create_task_group() as task_group:
 
         async def copy(source: ByteStream, sink: ByteStream) -> None:
+            nonlocal in_order
             try:
                 async for data in source:
-                    await sink.send(data)
+                    try:
+                        await sink.send(data)
+                    except GONE:
+                        # What it had said before may still be on its way, to the other copy.
+                        return
             except GONE:
-                pass
+                in_order = False
             # A WebSocket has no end of one half: the end of one is the end of both.
             task_group.cancel_scope.cancel()
 
         task_group.start_soon(copy, one, other)
         task_group.start_soon(copy, other, one)
+    return in_order
 
 
 async def main(url: str, port: int) -> None:

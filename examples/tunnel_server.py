@@ -25,24 +25,33 @@ async def carry(host: str, port: int, ws: anyws.WebSocket) -> None:
         await ws.close(anyws.CloseCode.TRY_AGAIN_LATER, "the service cannot be reached")
         return
     async with service:
-        await join(anyws.WebSocketByteStream(ws), service)
+        if not await join(anyws.WebSocketByteStream(ws), service):
+            # What the service has said must not look complete.
+            await ws.close(anyws.CloseCode.INTERNAL_ERROR, "the service was lost")
 
 
-async def join(one: ByteStream, other: ByteStream) -> None:
-    """Carry bytes both ways, until either end has no more."""
+async def join(one: ByteStream, other: ByteStream) -> bool:
+    """Carry bytes both ways, until either end has no more; tell whether that was in order."""
+    in_order = True
     async with anyio.create_task_group() as task_group:
 
         async def copy(source: ByteStream, sink: ByteStream) -> None:
+            nonlocal in_order
             try:
                 async for data in source:
-                    await sink.send(data)
+                    try:
+                        await sink.send(data)
+                    except GONE:
+                        # What it had said before may still be on its way, to the other copy.
+                        return
             except GONE:
-                pass
+                in_order = False
             # A WebSocket has no end of one half: the end of one is the end of both.
             task_group.cancel_scope.cancel()
 
         task_group.start_soon(copy, one, other)
         task_group.start_soon(copy, other, one)
+    return in_order
 
 
 async def main(host: str, port: int, own_port: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import weakref
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,14 +11,9 @@ import anyio
 import pytest
 from connections import connected, every_kind, every_network, served
 from streams import CLOSE, GUARD, PING, PONG, TEXT, client_of_raw, server_of_raw
-from virtual_time import run_in_virtual_time
 
 import anyws
 from anyws import Backlog, Close, Config, Deflate, Role, WebSocket, broadcast
-from anyws._keepalive import Keepalive
-from anyws._protocol.protocol import Protocol
-from anyws._transports.asyncio import AsyncioTransport
-from anyws._transports.link import Link
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -526,76 +520,3 @@ async def test_the_result_is_a_value():
         assert result == anyws.BroadcastResult((ours[0],), (), (), ())
         with pytest.raises(AttributeError):
             result.sent = ()  # type: ignore[misc]
-
-
-# --- A peer that takes little at a time, on asyncio, where the loop keeps what is not taken ---
-
-
-class SlowSink(asyncio.Transport):
-    """A transport of the loop's over a network that takes as many bytes as it is told."""
-
-    def __init__(self, link: Link) -> None:
-        super().__init__()
-        self.protocol: Any = link
-        self.size = 0
-        self.closing = False
-        link.connection_made(self)
-
-    def take(self, size: int) -> None:
-        self.size -= size
-        if self.size <= 0:
-            self.size = 0
-            self.protocol.resume_writing()
-
-    def write(self, data: Any) -> None:
-        was_empty = not self.size
-        self.size += len(data)
-        if was_empty:
-            self.protocol.pause_writing()
-
-    def get_write_buffer_size(self) -> int:
-        return self.size
-
-    def abort(self) -> None:
-        self.closing = True
-        self.size = 0
-        asyncio.get_running_loop().call_soon(self.protocol.connection_lost, None)
-
-    def is_closing(self) -> bool:
-        return self.closing
-
-    def set_protocol(self, protocol: Any) -> None:
-        self.protocol = protocol
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """There is room for one write."""
-
-
-def test_a_peer_that_is_slow_and_steady_has_not_stalled_and_one_that_takes_nothing_has():
-    """Although more comes than goes: the line grows in either case."""
-    config = Config(write_timeout=4, ping_interval=None, close_timeout=1)
-
-    async def main() -> None:
-        protocol = Protocol(Role.SERVER, config)
-        link = Link(None)  # type: ignore[arg-type]
-        sink = SlowSink(link)
-        transport = AsyncioTransport(
-            link, protocol, config, Keepalive(protocol, config, anyio.current_time())
-        )
-        transport.start(None)
-        for _ in range(50):
-            transport.push(bytes(4 * KIB))
-            await anyio.sleep(1)
-            sink.take(KIB)
-            assert protocol.sendable
-        assert transport.backlog > 20 * KIB
-        start = anyio.current_time()
-        while protocol.sendable:
-            transport.push(bytes(4 * KIB))
-            await anyio.sleep(0.1)
-            assert anyio.current_time() - start < 6
-        assert "a write stalled" in protocol.ending.closure().cause
-        await transport.closed.wait()
-        assert transport.backlog == 0
-
-    run_in_virtual_time("asyncio", main)

@@ -202,6 +202,20 @@ async def test_the_end_of_the_stream_is_a_close_with_1000_or_without_a_code(role
 
 
 @both_roles
+async def test_what_cannot_be_sent_any_more_is_no_end_of_what_is_received(role):
+    """Whoever copies from another stream to this one would take it for that one's end."""
+    async with role() as (ws, peer):
+        stream = WebSocketByteStream(ws)
+        peer.send_close(1000)
+        with pytest.raises(anyio.EndOfStream):
+            await stream.receive()
+        for data in (b"x", b""):
+            with pytest.raises(anyio.BrokenResourceError) as caught:
+                await stream.send(data)
+            assert not isinstance(caught.value, anyio.EndOfStream)
+
+
+@both_roles
 @pytest.mark.parametrize("code", [1001, 1011, 1013, 4000])
 async def test_any_other_close_is_no_end_of_the_stream(role, code):
     """Bytes may be missing: of a peer that was stopped, too."""
@@ -251,6 +265,32 @@ async def test_after_the_end_of_its_own_half_it_receives_what_was_on_its_way():
             await stream.receive()
         with pytest.raises(anyio.ClosedResourceError):
             await stream.send(b"x")
+
+
+@both_roles
+async def test_a_network_that_is_lost_after_the_end_of_its_own_half_is_no_close_of_its_own(role):
+    async with role() as (ws, peer):
+        stream = WebSocketByteStream(ws)
+        await stream.send_eof()
+        peer.send(BINARY, b"half an answ")
+        peer.end()
+        assert await stream.receive() == b"half an answ"
+        with pytest.raises(anyio.BrokenResourceError, match="lost"):
+            await stream.receive()
+        await stream.aclose()
+        with pytest.raises(anyio.ClosedResourceError):
+            await stream.receive()
+
+
+async def test_closed_it_returns_nothing_that_is_left_of_a_message():
+    async with connected() as (client, server):
+        stream = WebSocketByteStream(client)
+        await server.send(b"message")
+        assert await stream.receive(3) == b"mes"
+        await stream.aclose()
+        for call in (stream.receive, lambda: stream.send(b"")):
+            with pytest.raises(anyio.ClosedResourceError):
+                await call()
 
 
 async def test_closing_it_closes_the_connection():

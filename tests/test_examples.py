@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import struct
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -163,6 +164,50 @@ def test_a_tunnel_to_a_service_that_is_down_is_closed():
             assert caught.value.closure.received == Close(1013, "the service cannot be reached")
 
         finish(client())
+
+
+def test_what_a_service_said_before_it_was_lost_does_not_look_complete():
+    def serve(listener: socket.socket) -> None:
+        service, _ = listener.accept()
+        with service:
+            service.recv(100)
+            # Closing it resets the connection.
+            service.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    async def client(url: str) -> None:
+        async with anyws.open_websocket(url, subprotocols=["binary"]) as ws:
+            await ws.send(b"well?")
+            with pytest.raises(anyws.ClosedWithError) as caught:
+                await ws.receive()
+        assert caught.value.closure.received == Close(1011, "the service was lost")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        listener.settimeout(30)
+        served = pool.submit(serve, listener)
+        with serving("tunnel_server.py", "127.0.0.1", listener.getsockname()[1]) as url:
+            finish(client(url))
+        served.result()
+
+
+def test_a_tunnel_that_is_lost_does_not_look_like_the_end_of_what_the_service_said():
+    async def lose(ws: anyws.WebSocket) -> None:
+        await ws.receive()
+        ws.abort()
+
+    def ask(port: int) -> bytes:
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as program:
+            program.sendall(b"well?")
+            return program.recv(100)
+
+    async def main() -> None:
+        async with anyws.open_server({"binary": lose}, host="127.0.0.1", port=0) as server:
+            with started(EXAMPLES / "tunnel_client.py", server.url, 0) as near:
+                line = await anyio.to_thread.run_sync(near.stdout.readline)
+                with pytest.raises(ConnectionResetError):
+                    await anyio.to_thread.run_sync(ask, int(line.rpartition(":")[2]))
+                assert interrupt(near) == (0, "bye\n", "")
+
+    finish(main())
 
 
 def test_in_the_chat_everybody_gets_what_anybody_says():

@@ -665,6 +665,27 @@ async def test_a_loop_of_another_task_ends_with_the_block(moment, error):
     await hanging.aclose()
 
 
+@pytest.mark.parametrize("is_lost", [False, True], ids=["open", "lost"])
+async def test_a_step_of_another_task_may_meet_the_end_of_the_block_anywhere(is_lost):
+    """It closes the connection, or waits for its end, while the block does the same."""
+
+    async def step(connections: Reconnecting, turns: int) -> None:
+        for _ in range(turns):
+            await anyio.lowlevel.checkpoint()
+        with pytest.raises(StopAsyncIteration):
+            await anext(connections)
+
+    for turns in range(30):
+        async with service() as server, anyio.create_task_group() as tg:
+            async with server.connections() as connections:
+                ws = await anext(connections)
+                if is_lost:
+                    server.kill()
+                    await ws.wait_closed()
+                    await anyio.wait_all_tasks_blocked()
+                tg.start_soon(step, connections, turns)
+
+
 def test_what_is_wrong_with_the_arguments_is_raised_at_once():
     with pytest.raises(anyws.InvalidURL):
         reconnecting("http://example.com/")

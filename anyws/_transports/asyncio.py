@@ -184,6 +184,8 @@ class AsyncioTransport(Transport, BufferedProtocol):
             self._flush(frame)
             self._pushed_bytes = self._pending_bytes
             return
+        if self._corked:
+            self._flush()  # it was encoded before
         protocol = self.protocol
         if protocol.replies:
             # Where messages come faster than the peer takes them, the line may never be empty.
@@ -387,12 +389,18 @@ class AsyncioTransport(Transport, BufferedProtocol):
             raise protocol.exception()
         frame = protocol.encode(data, finished=finished, compress=compress)
         sink = self._sink
-        if protocol.inbox.messages and self._corked_bytes + len(frame) < CHUNK_BYTES:
+        if (
+            protocol.inbox.messages
+            and self._corked_bytes + len(frame) < CHUNK_BYTES
+            and not self._congested
+        ):
             if not self._corked:
                 self._loop.call_soon(self._flush)
             self._corked.append(frame)
             self._corked_bytes += len(frame)
         elif self._corked or protocol.replies or self._congested or len(frame) > _PIECE:
+            # It may have to wait in line: then that ends in nothing of `push` any more.
+            self._pushed_bytes = 0
             self._flush(frame)
         elif not sink.is_closing():
             sink.write(frame)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
+import socket
 import threading
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +52,21 @@ def test_a_connection_counts_what_goes_over_it(face: Face) -> None:
         assert counters.messages_sent == 3
         ws.close()
         assert ws.counters.messages_sent == 4
+
+
+def test_a_client_that_the_end_of_its_server_meets_in_the_handshake_has_got_no_websocket(
+    server_face: ServerFace,
+) -> None:
+    with ExitStack() as stack:
+        with server_face.serving(echo) as server:
+            address = ("127.0.0.1", server.port)
+            client = stack.enter_context(socket.create_connection(address, GUARD))
+            client.sendall(b"GET / HTTP/1.1\r\n")
+            # Clients are accepted in their order.
+            with anyws.sync.open_websocket(server.url) as ws:
+                talk(ws)
+        totals = server.totals
+    assert (totals.connections, totals.accepted, totals.refused) == (0, 1, 1)
 
 
 def test_a_server_counts_over_all_its_clients_open_and_gone(server_face: ServerFace) -> None:
