@@ -139,9 +139,10 @@ class AllowedHosts:
     rebinding): then ``Origin`` and ``Host`` agree, and only the name is wrong.
 
     :param hosts: names and addresses, with a port or, for any port, without; and compiled patterns,
-        which must match the Host header as a whole
+        which must match the Host header as a whole, as it was sent
 
-    Others get 421. Case does not matter, and neither does the form of an IPv6 address.
+    Others get 421. Of a name, case does not matter, and of an IPv6 address, its form. A client leaves
+    out the port that is its scheme's own: then 80 and 443 are both right.
     """
 
     def __init__(self, hosts: Collection[str | Pattern[str]]) -> None:

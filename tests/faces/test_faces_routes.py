@@ -76,6 +76,7 @@ def test_a_handler_learns_what_the_names_in_its_path_stand_for(server_face: Serv
         ("/rooms/../chat", 400),
         ("/rooms/%2e%2e/chat", 400),
         ("/rooms/a%2fb", 400),
+        ("/rooms/..\\a", 400),
         ("/rooms/%ff", 400),
         ("/rooms/%0d%0a", 400),
         ("/rooms/a%", 400),
