@@ -19,10 +19,10 @@ from ._connection import Connection, Opening
 from ._errors import HandshakeError, HandshakeInvalid, HandshakeRejected, HandshakeTimeout
 from ._handlers import choose_subprotocol
 from ._handshake import Handshake
-from ._observed import call_on_end
 from ._policy import OnRequests, Policy, peer_of
 from ._protocol.handshake_server import BadRequest, ServerHandshake
 from ._protocol.http import Response, text_response
+from ._protocol.notes import call_on_end
 from ._transports.errors import STREAM_ERRORS
 from ._transports.sockets import AcceptedStream
 

@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING
 
 from ._close import Role
 from ._counters import Counters
-from ._protocol.notes import take_on_end
 from ._protocol.tracing import TracedProtocol
 
 if TYPE_CHECKING:
     from ._handshake import Handshake
     from ._keepalive import Keepalive
-    from ._protocol.http import Request
     from ._protocol.protocol import Protocol
 
-__all__ = ["call_on_end", "counters_of", "note_end", "note_opened"]
+__all__ = ["counters_of", "note_end", "note_opened"]
 
 _LOGGERS = {
     Role.CLIENT: logging.getLogger("anyws.client"),
@@ -66,12 +64,3 @@ def note_end(protocol: Protocol, handshake: Handshake, seconds: float) -> None:
     )
     if isinstance(protocol, TracedProtocol):
         protocol.tell("closed", detail=cause)
-
-
-def call_on_end(request: Request | None) -> None:
-    """Call what is to be called when a server is done with a client; see `Request.on_end`."""
-    for callback in reversed(take_on_end(request)):
-        try:
-            callback()
-        except Exception as error:  # noqa: BLE001 - it is the program's, and logged
-            _LOGGERS[Role.SERVER].error("a callback of Request.on_end failed", exc_info=error)

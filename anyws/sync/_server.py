@@ -28,8 +28,8 @@ from .._counters import Tally
 from .._errors import HandshakeError
 from .._handlers import call_at_once, no_coroutines
 from .._listening import Listening, Place, check_listening
-from .._observed import call_on_end
 from .._policy import TOO_MANY, Policy, hooks_of, peer_of
+from .._protocol.notes import call_on_end
 from .._routes import make_table
 from .._transports.blocking_stream import network_may_fail
 from ._accept import Refused, accept, turn_away
@@ -285,16 +285,18 @@ class Server(Listening):
                 self._tally.refused += 1
             _logger.info("%s: no WebSocket: %s", peer, str(error) or repr(error))
             return
-        handler = self._handlers.handler(ws.request, ws.subprotocol)
-        with self._lock:
-            self._tally.accepted += 1
-            served.websocket = ws
-            if self._is_closing:
-                ws._begin_close(CloseCode.GOING_AWAY, "")
         try:
-            self._run_handler(handler, ws)
+            handler = self._handlers.handler(ws.request, ws.subprotocol)
+            with self._lock:
+                self._tally.accepted += 1
+                served.websocket = ws
+                if self._is_closing:
+                    ws._begin_close(CloseCode.GOING_AWAY, "")
+            try:
+                self._run_handler(handler, ws)
+            finally:
+                ws._note_end()
         finally:
-            ws._note_end()
             call_on_end(ws.request)
 
     def _run_handler(self, handler: Handler, ws: WebSocket) -> None:
