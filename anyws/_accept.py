@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 __all__ = ["accept", "turn_away", "wrap_server_stream"]
 
+_LOST = "the client was lost during the opening handshake"
+
 
 def wrap_server_stream(
     stream: ByteStream,
@@ -207,14 +209,17 @@ async def _answer(stream: ByteStream, handshake: ServerHandshake, policy: Policy
     except EndOfStream:
         handshake.receive_eof()
     except BrokenResourceError as cause:
-        raise HandshakeInvalid("the client was lost during the opening handshake") from cause
+        raise HandshakeInvalid(_LOST) from cause
     except BadRequest as bad:
         response = await policy.answer_to_bad(bad)
         raise _Refused(response, HandshakeInvalid(f"the client was refused: {bad}")) from None
     refusal, subprotocol = await policy.judge(request)
     if refusal is not None:
         raise _Refused(refusal)
-    await stream.send(handshake.accept(subprotocol, policy.headers))
+    try:
+        await stream.send(handshake.accept(subprotocol, policy.headers))
+    except BrokenResourceError as cause:
+        raise HandshakeInvalid(_LOST) from cause
 
 
 async def _refuse(

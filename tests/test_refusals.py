@@ -134,6 +134,20 @@ def test_a_hook_that_fails_as_its_time_ends_has_failed(
     assert "anyws failed" not in caplog.text
 
 
+async def test_a_client_that_leaves_while_it_is_judged_is_lost_in_its_handshake() -> None:
+    near, far = memory_stream_pair()
+    released: list[bool] = []
+
+    async def judge(request: anyws.Request) -> None:
+        request.on_end(lambda: released.append(True))
+        await far.aclose()
+
+    await far.send(request_bytes())
+    with pytest.raises(anyws.HandshakeInvalid, match="lost during the opening handshake"):
+        await anyws.wrap_server_stream(near, on_request=judge).__aenter__()
+    assert released == [True]
+
+
 async def accepted_of(sock: socket.socket, backend: str) -> Accepted:
     """Take a socket as a server does that has just accepted it."""
     if backend == "trio":
