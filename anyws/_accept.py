@@ -19,7 +19,7 @@ from ._connection import Connection, Opening
 from ._errors import HandshakeError, HandshakeInvalid, HandshakeRejected, HandshakeTimeout
 from ._handlers import choose_subprotocol
 from ._handshake import Handshake
-from ._policy import OnRequests, Policy, peer_of
+from ._policy import OnRequests, Policy, peer_of, refusal_of
 from ._protocol.handshake_server import BadRequest, ServerHandshake
 from ._protocol.http import Response, text_response
 from ._protocol.notes import call_on_end
@@ -212,7 +212,7 @@ async def _answer(stream: ByteStream, handshake: ServerHandshake, policy: Policy
         raise HandshakeInvalid(_LOST) from cause
     except BadRequest as bad:
         response = await policy.answer_to_bad(bad)
-        raise _Refused(response, HandshakeInvalid(f"the client was refused: {bad}")) from None
+        raise _Refused(response, refusal_of(bad, response)) from None
     refusal, subprotocol = await policy.judge(request)
     if refusal is not None:
         raise _Refused(refusal)

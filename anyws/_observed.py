@@ -7,15 +7,20 @@ from typing import TYPE_CHECKING
 
 from ._close import Role
 from ._counters import Counters
-from ._protocol.tracing import TracedProtocol
+from ._errors import HandshakeRejected
+from ._protocol.tracing import TracedProtocol, tell_refused
 
 if TYPE_CHECKING:
+    from ._config import Config
+    from ._counters import Tally
     from ._handshake import Handshake
     from ._keepalive import Keepalive
+    from ._protocol.http import Response
     from ._protocol.protocol import Protocol
 
-__all__ = ["counters_of", "note_end", "note_opened"]
+__all__ = ["count_refused", "counters_of", "note_end", "note_opened", "note_refused"]
 
+_FIRST_ERROR = 400
 _LOGGERS = {
     Role.CLIENT: logging.getLogger("anyws.client"),
     Role.SERVER: logging.getLogger("anyws.server"),
@@ -64,3 +69,30 @@ def note_end(protocol: Protocol, handshake: Handshake, seconds: float) -> None:
     )
     if isinstance(protocol, TracedProtocol):
         protocol.tell("closed", detail=cause)
+
+
+def count_refused(tally: Tally, error: BaseException) -> None:
+    """Count a client of a server that got no WebSocket."""
+    if _answer_in(error) is None:
+        tally.refused += 1
+    else:
+        tally.answered += 1
+
+
+def _answer_in(error: BaseException | str) -> Response | None:
+    """Return the program's own answer to a request, as a health check's, if it is no refusal."""
+    if isinstance(error, HandshakeRejected) and error.response.status < _FIRST_ERROR:
+        return error.response
+    return None
+
+
+def note_refused(config: Config, peer: str, error: BaseException | str, now: float) -> None:
+    """Tell of a client of a server that got no WebSocket, and why."""
+    answer = _answer_in(error)
+    if answer is not None:
+        words = f"answered with {answer.describe()}"
+    else:
+        words = f"no WebSocket: {str(error) or repr(error)}"
+    _LOGGERS[Role.SERVER].info("%s: %s", peer, words)
+    if config.trace is not None:
+        tell_refused(config.trace, now, f"{peer}: {words}")

@@ -13,6 +13,7 @@ from anyio import get_cancelled_exc_class
 
 from ._config import RETRY_AFTER
 from ._connection import is_cancellation, split_cancellations
+from ._errors import HandshakeError, HandshakeInvalid, HandshakeRejected
 from ._protocol.handshake_server import ServerHandshake
 from ._protocol.http import (
     Headers,
@@ -28,16 +29,24 @@ if TYPE_CHECKING:
     from ._protocol.handshake_server import BadRequest
     from ._protocol.http import HeadersLike
 
-__all__ = ["TOO_MANY", "OnRequest", "OnRequests", "Policy", "hooks_of", "peer_of"]
+__all__ = [
+    "NO_ROOM",
+    "TOO_MANY",
+    "OnRequest",
+    "OnRequests",
+    "Policy",
+    "hooks_of",
+    "peer_of",
+    "refusal_of",
+]
 
 Answer: TypeAlias = Response | Reject | None
 OnRequest: TypeAlias = Callable[[Request], Awaitable[Answer] | Answer]
 OnRequests: TypeAlias = OnRequest | Sequence[OnRequest] | None
 
 # What a client gets for whom there is no room.
-TOO_MANY: Final = text_response(
-    503, "the server has as many clients as it takes\n", {"Retry-After": str(RETRY_AFTER)}
-)
+NO_ROOM: Final = "the server has as many clients as it takes"
+TOO_MANY: Final = text_response(503, f"{NO_ROOM}\n", {"Retry-After": str(RETRY_AFTER)})
 
 _logger = logging.getLogger("anyws.server")
 
@@ -109,6 +118,13 @@ class Policy:
         if refusal is not None and refusal.status == 404 and gives_way:
             return refusal
         return error.response
+
+
+def refusal_of(bad: BadRequest, response: Response) -> HandshakeError:
+    """Return what our caller is told of a request that is none of a WebSocket's client."""
+    if response.status < 400:
+        return HandshakeRejected(response)  # a hook was ready for it: nothing is wrong
+    return HandshakeInvalid(f"the client was refused: {bad}")
 
 
 def hooks_of(on_request: OnRequests) -> tuple[OnRequest, ...]:
