@@ -122,12 +122,14 @@ def test_no_password_and_no_token_gets_into_a_log_or_a_repr(
     ("make", "error", "words"),
     [
         (lambda: anyws.BasicAuth("ada"), TypeError, "passwords must be a mapping, not str"),
-        (lambda: anyws.BasicAuth({}, realm="\n"), ValueError, "realm must be printable ASCII"),
+        (lambda: anyws.BasicAuth({}), ValueError, "passwords is empty: nobody could be let in"),
+        (lambda: anyws.BasicAuth({"a": ""}, realm="\n"), ValueError, "must be printable ASCII"),
         (lambda: anyws.BearerAuth("t0ken"), TypeError, "check must be a function of a token"),
         (lambda: anyws.BearerAuth(str, realm="\n"), ValueError, "realm must be printable ASCII"),
         (lambda: anyws.AllowedHosts("x"), TypeError, "hosts must be a collection, not str"),
         (lambda: anyws.PerAddressLimit(0), ValueError, "limit must be at least 1, not 0"),
         (lambda: anyws.PerAddressLimit(1, address="x"), TypeError, "address must be a function"),
+        (lambda: anyws.PerAddressLimit(1, address=whose_it_is), TypeError, "must not be async"),
     ],
 )
 def test_a_hook_that_could_let_nobody_in_is_refused_where_it_is_made(
