@@ -19,10 +19,10 @@ from ._connection import Connection, Opening
 from ._errors import HandshakeError, HandshakeInvalid, HandshakeRejected, HandshakeTimeout
 from ._handlers import choose_subprotocol
 from ._handshake import Handshake
-from ._observed import call_on_end
-from ._policy import OnRequests, Policy, peer_of
+from ._policy import OnRequests, Policy, peer_of, refusal_of
 from ._protocol.handshake_server import BadRequest, ServerHandshake
 from ._protocol.http import Response, text_response
+from ._protocol.notes import call_on_end
 from ._transports.errors import STREAM_ERRORS
 from ._transports.sockets import AcceptedStream
 
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from ._websocket import WebSocket
 
 __all__ = ["accept", "turn_away", "wrap_server_stream"]
+
+_LOST = "the client was lost during the opening handshake"
 
 
 def wrap_server_stream(
@@ -207,14 +209,17 @@ async def _answer(stream: ByteStream, handshake: ServerHandshake, policy: Policy
     except EndOfStream:
         handshake.receive_eof()
     except BrokenResourceError as cause:
-        raise HandshakeInvalid("the client was lost during the opening handshake") from cause
+        raise HandshakeInvalid(_LOST) from cause
     except BadRequest as bad:
         response = await policy.answer_to_bad(bad)
-        raise _Refused(response, HandshakeInvalid(f"the client was refused: {bad}")) from None
+        raise _Refused(response, refusal_of(bad, response)) from None
     refusal, subprotocol = await policy.judge(request)
     if refusal is not None:
         raise _Refused(refusal)
-    await stream.send(handshake.accept(subprotocol, policy.headers))
+    try:
+        await stream.send(handshake.accept(subprotocol, policy.headers))
+    except BrokenResourceError as cause:
+        raise HandshakeInvalid(_LOST) from cause
 
 
 async def _refuse(

@@ -159,7 +159,8 @@ class Config:
     compression:
         A `Deflate`, or ``None`` to neither offer nor accept compression.
     max_connections:
-        Clients that a server has at a time, those in the opening handshake included. Default
+        Clients that a server has at a time, those in the opening handshake included, but not those
+        that a listener of the program's, as AnyIO's for TLS, has not handed over yet. Default
         ``None``: how many it can bear is for the program to know. Those beyond get 503.
     trace:
         A function that is shown a `TraceEvent` for all that happens on a connection. It is called

@@ -27,8 +27,9 @@ from anyio import (
 
 from ._close import Close, CloseCode, Role, check_close
 from ._keepalive import Keepalive
-from ._observed import call_on_end, note_end, note_opened
+from ._observed import note_end, note_opened
 from ._protocol.ending import By
+from ._protocol.notes import call_on_end
 from ._protocol.tracing import make_protocol
 from ._transports.sockets import make_transport
 from ._websocket import WebSocket

@@ -46,10 +46,12 @@ class Totals:
     accepted:
         All that were ever opened.
     refused:
-        Clients that got no WebSocket, whatever the reason: refused, answered otherwise, as a
-        health check is, gone or too slow.
+        Clients that got no WebSocket: refused, gone or too slow.
     turned_away:
         Those among them for whom ``Config.max_connections`` left no room.
+    answered:
+        Requests beside these that ``on_request`` has answered with a status below 400, as those of
+        health checks.
     messages_received, messages_sent, bytes_received, bytes_sent, pings_received, pings_sent:
         The sums of what `Counters` has.
     inbox_messages, inbox_bytes:
@@ -60,6 +62,7 @@ class Totals:
     accepted: int = 0
     refused: int = 0
     turned_away: int = 0
+    answered: int = 0
     messages_received: int = 0
     messages_sent: int = 0
     bytes_received: int = 0
@@ -77,6 +80,7 @@ class Tally:
         self.accepted = 0
         self.refused = 0
         self.turned_away = 0
+        self.answered = 0
         self._sums = [0] * len(_SUMMED)
         self._most = [0] * len(_LARGEST)
 
@@ -94,6 +98,7 @@ class Tally:
             accepted=self.accepted,
             refused=self.refused,
             turned_away=self.turned_away,
+            answered=self.answered,
             **dict(zip(_SUMMED, map(sum, zip(*sums, strict=True)), strict=True)),
             **dict(zip(_LARGEST, map(max, zip(*most, strict=True)), strict=True)),
         )

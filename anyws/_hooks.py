@@ -49,6 +49,8 @@ class BasicAuth:
     def __init__(self, passwords: Mapping[str, str | bytes], *, realm: str = "WebSocket") -> None:
         if not isinstance(passwords, Mapping):
             raise TypeError(f"passwords must be a mapping, not {type(passwords).__name__}")
+        if not passwords:
+            raise ValueError("passwords is empty: nobody could be let in")
         self._passwords = Passwords(passwords)
         self._challenge = challenge("Basic", check_realm(realm), charset="UTF-8")
 
@@ -85,7 +87,8 @@ class BearerAuth:
 
     Clients without a token, or with one that is refused, get 401, with a challenge; a header that
     is malformed, 400. Where ``check`` raises, the client gets 500, and the log the traceback. It has
-    ``Config.handshake_timeout`` to decide. In `anyws.sync` it cannot be async.
+    ``Config.handshake_timeout`` to decide. In `anyws.sync` it cannot be async, nor be broken off:
+    there, what it says too late lets nobody in.
     """
 
     is_async: bool
@@ -139,9 +142,10 @@ class AllowedHosts:
     rebinding): then ``Origin`` and ``Host`` agree, and only the name is wrong.
 
     :param hosts: names and addresses, with a port or, for any port, without; and compiled patterns,
-        which must match the Host header as a whole
+        which must match the Host header as a whole, as it was sent
 
-    Others get 421. Case does not matter, and neither does the form of an IPv6 address.
+    Others get 421. Of a name, case does not matter, and of an IPv6 address, its form. A client leaves
+    out the port that is its scheme's own: then 80 and 443 are both right.
     """
 
     def __init__(self, hosts: Collection[str | Pattern[str]]) -> None:
@@ -174,6 +178,8 @@ class PerAddressLimit:
         check_range("limit", limit, 1, None)
         if address is not None and not callable(address):
             raise TypeError(f"address must be a function, not {type(address).__name__}")
+        if inspect.iscoroutinefunction(address):
+            raise TypeError("address must not be async: nobody waits for it")
         self._limit = limit
         self._address = address or address_of
         self._lock = threading.Lock()

@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING
 
 from ._close import Role
 from ._counters import Counters
-from ._protocol.notes import take_on_end
-from ._protocol.tracing import TracedProtocol
+from ._errors import HandshakeRejected
+from ._protocol.tracing import TracedProtocol, tell_refused
 
 if TYPE_CHECKING:
+    from ._config import Config
+    from ._counters import Tally
     from ._handshake import Handshake
     from ._keepalive import Keepalive
-    from ._protocol.http import Request
+    from ._protocol.http import Response
     from ._protocol.protocol import Protocol
 
-__all__ = ["call_on_end", "counters_of", "note_end", "note_opened"]
+__all__ = ["count_refused", "counters_of", "note_end", "note_opened", "note_refused"]
 
+_FIRST_ERROR = 400
 _LOGGERS = {
     Role.CLIENT: logging.getLogger("anyws.client"),
     Role.SERVER: logging.getLogger("anyws.server"),
@@ -68,10 +71,28 @@ def note_end(protocol: Protocol, handshake: Handshake, seconds: float) -> None:
         protocol.tell("closed", detail=cause)
 
 
-def call_on_end(request: Request | None) -> None:
-    """Call what is to be called when a server is done with a client; see `Request.on_end`."""
-    for callback in reversed(take_on_end(request)):
-        try:
-            callback()
-        except Exception as error:  # noqa: BLE001 - it is the program's, and logged
-            _LOGGERS[Role.SERVER].error("a callback of Request.on_end failed", exc_info=error)
+def count_refused(tally: Tally, error: BaseException) -> None:
+    """Count a client of a server that got no WebSocket."""
+    if _answer_in(error) is None:
+        tally.refused += 1
+    else:
+        tally.answered += 1
+
+
+def _answer_in(error: BaseException | str) -> Response | None:
+    """Return the program's own answer to a request, as a health check's, if it is no refusal."""
+    if isinstance(error, HandshakeRejected) and error.response.status < _FIRST_ERROR:
+        return error.response
+    return None
+
+
+def note_refused(config: Config, peer: str, error: BaseException | str, now: float) -> None:
+    """Tell of a client of a server that got no WebSocket, and why."""
+    answer = _answer_in(error)
+    if answer is not None:
+        words = f"answered with {answer.describe()}"
+    else:
+        words = f"no WebSocket: {str(error) or repr(error)}"
+    _LOGGERS[Role.SERVER].info("%s: %s", peer, words)
+    if config.trace is not None:
+        tell_refused(config.trace, now, f"{peer}: {words}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Sequence
@@ -11,25 +12,41 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from anyio import get_cancelled_exc_class
 
 from ._config import RETRY_AFTER
-from ._connection import is_cancellation
+from ._connection import is_cancellation, split_cancellations
+from ._errors import HandshakeError, HandshakeInvalid, HandshakeRejected
 from ._protocol.handshake_server import ServerHandshake
-from ._protocol.http import Headers, Reject, Request, Response, text_response
+from ._protocol.http import (
+    Headers,
+    Reject,
+    Request,
+    Response,
+    make_headers,
+    text_response,
+)
 from ._protocol.origin import Origins, check_origin, check_origins_argument
 
 if TYPE_CHECKING:
     from ._protocol.handshake_server import BadRequest
     from ._protocol.http import HeadersLike
 
-__all__ = ["TOO_MANY", "OnRequest", "OnRequests", "Policy", "hooks_of", "peer_of"]
+__all__ = [
+    "NO_ROOM",
+    "TOO_MANY",
+    "OnRequest",
+    "OnRequests",
+    "Policy",
+    "hooks_of",
+    "peer_of",
+    "refusal_of",
+]
 
 Answer: TypeAlias = Response | Reject | None
 OnRequest: TypeAlias = Callable[[Request], Awaitable[Answer] | Answer]
 OnRequests: TypeAlias = OnRequest | Sequence[OnRequest] | None
 
 # What a client gets for whom there is no room.
-TOO_MANY: Final = text_response(
-    503, "the server has as many clients as it takes\n", {"Retry-After": str(RETRY_AFTER)}
-)
+NO_ROOM: Final = "the server has as many clients as it takes"
+TOO_MANY: Final = text_response(503, f"{NO_ROOM}\n", {"Retry-After": str(RETRY_AFTER)})
 
 _logger = logging.getLogger("anyws.server")
 
@@ -103,6 +120,13 @@ class Policy:
         return error.response
 
 
+def refusal_of(bad: BadRequest, response: Response) -> HandshakeError:
+    """Return what our caller is told of a request that is none of a WebSocket's client."""
+    if response.status < 400:
+        return HandshakeRejected(response)  # a hook was ready for it: nothing is wrong
+    return HandshakeInvalid(f"the client was refused: {bad}")
+
+
 def hooks_of(on_request: OnRequests) -> tuple[OnRequest, ...]:
     """Return the hooks that a caller gave: none, one, or several in order."""
     if on_request is None:
@@ -123,6 +147,9 @@ async def _ask_one(hook: OnRequest, request: Request) -> Response | None:
         if answer is None or isinstance(answer, Response):
             if answer is not None and answer.status < 200:
                 raise ValueError(f"a request is not answered with status {answer.status}")
+            if answer is not None:
+                # What cannot be sent, as a header that came from a peer, is the hook's failure.
+                make_headers(answer.headers)
             return answer
         raise TypeError(
             f"on_request must return a Response, a Reject or None, not {type(answer).__name__}"
@@ -131,10 +158,27 @@ async def _ask_one(hook: OnRequest, request: Request) -> Response | None:
         return reject.response
     except Exception as error:  # noqa: BLE001 - it is the program's, and logged
         return _failed(request, error)
-    except get_cancelled_exc_class() as error:
-        if is_cancellation(error):
-            raise
-        return _failed(request, error)
+    except BaseException as error:
+        if (failure := _failure_in(error)) is not None:
+            return _failed(request, failure)
+        raise
+
+
+def _failure_in(error: BaseException) -> BaseException | None:
+    """Return what is the hook's own failure in what is none at first sight, if there is something.
+
+    It is not where the task of the hook is cancelled, or where the hook asks for the program's end.
+    """
+    try:
+        cancelled = get_cancelled_exc_class()
+    except RuntimeError:
+        # A thread of `anyws.sync`, which nobody cancels: it comes from a loop of the hook's own.
+        return error if isinstance(error, asyncio.CancelledError) else None
+    if isinstance(error, BaseExceptionGroup):
+        # A nursery of Trio's, where a child fails because of a cancellation.
+        failures = split_cancellations(error)[1]
+        return failures if isinstance(failures, Exception) else None
+    return error if isinstance(error, cancelled) and not is_cancellation(error) else None
 
 
 def _failed(request: Request, error: BaseException) -> Response:

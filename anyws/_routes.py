@@ -42,8 +42,8 @@ class Routes:
 
     A request for another path is answered with 404, unless ``on_request`` has answered it. Paths
     are written decoded, and compared with what was asked for segment by segment, case and slashes
-    at the end included. What has an encoded slash, a dot segment, a control character or a broken
-    encoding in its path is answered with 400.
+    at the end included. What has an encoded slash, a backslash, a dot segment, a control character
+    or a broken encoding in its path is answered with 400.
     """
 
     def __init__(self, routes: Mapping[str, RouteLike]) -> None:

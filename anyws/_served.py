@@ -12,13 +12,14 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from anyio import CancelScope, get_cancelled_exc_class
+from anyio import CancelScope, current_time, get_cancelled_exc_class
 
 from ._accept import WaysOut, accept, turn_away
 from ._connection import is_cancellation, is_cancelled, split_cancellations
 from ._counters import Tally
 from ._errors import HandshakeError
-from ._policy import TOO_MANY, peer_of
+from ._observed import count_refused, note_refused
+from ._policy import NO_ROOM, TOO_MANY, peer_of
 from ._transports.errors import STREAM_ERRORS
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class Served:
 
     async def _turn_away(self, accepted: Accepted, *, tell: bool) -> None:
         peer = peer_of(accepted.remote_address)
-        _logger.info("%s: no WebSocket: the server has as many clients as it takes", peer)
+        note_refused(self._service.config, peer, NO_ROOM, current_time())
         try:
             if tell:
                 await turn_away(accepted, TOO_MANY, self._service.ssl_context)
@@ -123,8 +124,8 @@ class Served:
                 ways_out=self._ways_out,
             )
         except (HandshakeError, *STREAM_ERRORS) as error:
-            service.tally.refused += 1
-            _logger.info("%s: no WebSocket: %s", peer, str(error) or repr(error))
+            count_refused(service.tally, error)
+            note_refused(service.config, peer, error, current_time())
             return
         except BaseException:
             # The server had no more time for it, mostly.

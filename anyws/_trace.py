@@ -19,7 +19,8 @@ class TraceEvent:
     kind:
         ``"open"``: the opening handshake is over. ``"received"``: the head of a frame has arrived.
         ``"sent"``: a frame was handed to the network, or, by `broadcast`, put in line for it.
-        ``"closed"``: the stream is closed, and nothing follows.
+        ``"closed"``: the stream is closed, and nothing follows. ``"refused"``: a client of a server
+        got no WebSocket, but an answer or none; nothing else is told of it.
     time:
         Seconds, on the clock of the event loop (`anyio.current_time`), or in `anyws.sync` that of
         `time.monotonic`.
@@ -37,11 +38,12 @@ class TraceEvent:
     compressed:
         Whether the frame begins a compressed message.
     detail:
-        Words for ``"open"``: who is at the other end, and what was agreed on; and for ``"closed"``:
-        how it ended. No query, no header and no message is in it.
+        Words for ``"open"``: who is at the other end, and what was agreed on; for ``"closed"``: how
+        it ended; and for ``"refused"``: who it was, and why. No query, no header of a request and no
+        message is in it.
     """
 
-    kind: Literal["open", "received", "sent", "closed"]
+    kind: Literal["open", "received", "sent", "closed", "refused"]
     time: float
     connection: int
     role: Role

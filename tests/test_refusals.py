@@ -104,6 +104,50 @@ def test_without_a_timeout_for_the_handshake_a_refusal_is_not_for_ever(backend: 
     assert stage.when("let go")[0] <= 2 * LINGER
 
 
+@both_backends
+def test_a_hook_that_fails_as_its_time_ends_has_failed(
+    backend: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On Trio, what it raises is in one group with the cancellations of its tasks."""
+
+    async def fail_late() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            raise OSError("the database is gone")
+
+    async def ask(request: anyws.Request) -> None:
+        async with anyio.create_task_group() as tg:
+            tg.start_soon(fail_late)
+            tg.start_soon(anyio.sleep_forever)
+
+    async def way(stage: Stage, begin: Any, serve: Any) -> None:
+        async with serve() as server:
+            await begin()
+            await anyio.sleep(20)
+            assert server.totals.refused == 1
+
+    config = replace(CONFIG, handshake_timeout=10)
+    stage = run(backend, way, idle, lambda s: s.client(), config=config, on_request=ask)
+    assert [what for what, _ in stage.clients[0].seen] == ["500", "end"]
+    assert "the database is gone" in caplog.text
+    assert "anyws failed" not in caplog.text
+
+
+async def test_a_client_that_leaves_while_it_is_judged_is_lost_in_its_handshake() -> None:
+    near, far = memory_stream_pair()
+    released: list[bool] = []
+
+    async def judge(request: anyws.Request) -> None:
+        request.on_end(lambda: released.append(True))
+        await far.aclose()
+
+    await far.send(request_bytes())
+    with pytest.raises(anyws.HandshakeInvalid, match="lost during the opening handshake"):
+        await anyws.wrap_server_stream(near, on_request=judge).__aenter__()
+    assert released == [True]
+
+
 async def accepted_of(sock: socket.socket, backend: str) -> Accepted:
     """Take a socket as a server does that has just accepted it."""
     if backend == "trio":

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Passwords", "basic_credentials", "bearer_token", "challenge", "check_realm"]
 
-# RFC 9110, section 11.4: credentials = auth-scheme [ 1*SP ( token68 / ... ) ].
-_CREDENTIALS_RE: Final = re.compile(r"([^ ]++)(?: ++([A-Za-z0-9\-._~+/]++=*+))?+")
+# RFC 9110, section 11.4: credentials = auth-scheme [ 1*SP ( token68 / ... ) ]. Linear, and without
+# possessive repetitions, for the reasons that `fields.py` gives.
+_CREDENTIALS_RE: Final = re.compile(r"([^ ]+)(?: +([A-Za-z0-9\-._~+/]+=*))?")
 _CONTROL_RE: Final = re.compile(rb"[\x00-\x1f\x7f]")
 _REALM_RE: Final = re.compile(r"[\x20-\x7e]*")
 

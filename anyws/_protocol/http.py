@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -305,8 +306,15 @@ class Request:
         That is when it was refused, when its handshake has failed, or when its connection is over.
         For hooks that count or hold something. It is called where the client was served, in its
         task or thread, and must not wait; what it raises is logged. The latest is called first.
+        Where all that is over already, as for a hook that was given up, it is called at once.
+
+        :raises TypeError: it is no function, or an async one (the caller's fault)
         """
-        self._noted().on_end.append(callback)
+        if not callable(callback):
+            raise TypeError(f"callback must be a function, not {type(callback).__name__}")
+        if inspect.iscoroutinefunction(callback):
+            raise TypeError("callback must not be async: nobody waits for it")
+        self._noted().add_on_end(callback)
 
     def _noted(self) -> Notes:
         if self._notes is None:

@@ -154,7 +154,11 @@ def check_hosts_argument(hosts: object) -> tuple[str | re.Pattern[str], ...]:
 
 
 def check_host(value: str, hosts: tuple[str | re.Pattern[str], ...]) -> bool:
-    """Tell whether a Host header names one of these; those without a port go with any."""
+    """Tell whether a Host header names one of these; those without a port go with any.
+
+    A header without a port stands for the default one of its scheme, which nothing here tells: a
+    proxy in front may have taken TLS off.
+    """
     try:
         host, port = parse_host(value)
     except ValueError:
@@ -165,7 +169,9 @@ def check_host(value: str, hosts: tuple[str | re.Pattern[str], ...]) -> bool:
                 return True
             continue
         our_host, our_port = parse_host(_host_in_ascii(entry))
-        if host == our_host and our_port in (None, port):
+        if host != our_host:
+            continue
+        if our_port in (None, port) or (port is None and our_port in _DEFAULT_PORTS.values()):
             return True
     return False
 

@@ -4,7 +4,8 @@ What a path means is decided once, here, and on the side of caution: a proxy in 
 have decided otherwise, and what it lets pass by its reading must not be another thing by ours.
 
 * A path is cut at its slashes first, and each segment decoded then (RFC 3986, section 2.4): a slash
-  that was sent as ``%2F`` separates nothing. Since others disagree, it is refused.
+  that was sent as ``%2F`` separates nothing. Since others disagree, it is refused; and so is a
+  backslash, encoded or not, which others take for a slash and no URL may have as it is.
 * Segments are UTF-8. A ``%`` that begins no encoding, bytes that are no UTF-8, and control
   characters are refused.
 * ``.`` and ``..``, encoded or not, are refused. Clients take them out of a URL before they ask
@@ -31,7 +32,7 @@ T = TypeVar("T")
 
 _CONTROL_RE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _BROKEN_RE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_SLASHES_RE: Final = re.compile(r"%(?:2[Ff]|5[Cc])")
+_SLASHES_RE: Final = re.compile(r"\\|%(?:2[Ff]|5[Cc])")
 _NAME_RE: Final = re.compile(r"\{([^{}.]*)(\.\.\.)?\}")
 _DOTS: Final = frozenset({".", ".."})
 
@@ -47,11 +48,11 @@ def split_path(raw_path: str) -> tuple[str, ...]:
 
 
 def _decoded(segment: str) -> str:
+    if _SLASHES_RE.search(segment):
+        raise ValueError("it has an encoded slash, or a backslash")
     if "%" in segment:
         if _BROKEN_RE.search(segment):
             raise ValueError("it has a % that is not followed by two hexadecimal digits")
-        if _SLASHES_RE.search(segment):
-            raise ValueError("it has an encoded slash")
         try:
             segment = unquote_to_bytes(segment).decode()
         except UnicodeDecodeError:

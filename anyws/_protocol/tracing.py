@@ -12,6 +12,7 @@ import itertools
 import logging
 from typing import TYPE_CHECKING, Any
 
+from .._close import Role
 from .._trace import TraceEvent
 from .frames import CLOSE, MAX_HEAD_BYTES, peek
 from .protocol import Half, Protocol
@@ -19,7 +20,6 @@ from .protocol import Half, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .._close import Role
     from .._config import Config
     from .._trace import Trace
     from .deflate import PerMessageDeflate
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .negotiation import Negotiated
     from .shared import SharedMessage
 
-__all__ = ["TracedProtocol", "make_protocol"]
+__all__ = ["TracedProtocol", "make_protocol", "tell_refused"]
 
 _logger = logging.getLogger("anyws.protocol")
 
@@ -50,6 +50,24 @@ def make_protocol(
     return protocol
 
 
+def tell_refused(trace: Trace, time: float, detail: str) -> None:
+    """Show the program a client of a server that got no connection."""
+    event = TraceEvent(
+        kind="refused", time=time, connection=next(_numbers), role=Role.SERVER, detail=detail
+    )
+    _show(trace, event)
+
+
+def _show(trace: Trace, event: TraceEvent) -> bool:
+    """Tell whether that went well. What it raises is logged."""
+    try:
+        trace(event)
+    except Exception as error:
+        _logger.error("Config.trace failed, and is not called again", exc_info=error)
+        return False
+    return True
+
+
 class TracedProtocol(Protocol):
     clock: Callable[[], float]
 
@@ -69,11 +87,8 @@ class TracedProtocol(Protocol):
         event = TraceEvent(
             kind=kind, time=self.clock(), connection=self._number, role=self.role, **fields
         )
-        try:
-            trace(event)
-        except Exception as error:
+        if not _show(trace, event):
             self._trace = None
-            _logger.error("Config.trace failed, and is not called again", exc_info=error)
 
     # --- In ---
 

@@ -11,10 +11,10 @@ from .._close import Role
 from .._config import LINGER
 from .._errors import HandshakeError, HandshakeInvalid, HandshakeRejected, HandshakeTimeout
 from .._handshake import Handshake
-from .._observed import call_on_end
-from .._policy import peer_of
+from .._policy import peer_of, refusal_of
 from .._protocol.handshake_server import BadRequest, ServerHandshake
 from .._protocol.http import text_response
+from .._protocol.notes import call_on_end
 from .._transports.blocking_stream import BlockingStream, OutOfTime
 from ._made import make_websocket
 
@@ -129,8 +129,10 @@ def _answer(
                 raise Refused(text_response(503, _CLOSING))
     except BadRequest as bad:
         response = _without_waiting(policy.answer_to_bad(bad))
-        raise Refused(response, HandshakeInvalid(f"the client was refused: {bad}")) from None
+        raise Refused(response, refusal_of(bad, response)) from None
     refusal, subprotocol = _without_waiting(policy.judge(request))
+    if time.monotonic() >= deadline:
+        raise OutOfTime
     if refusal is not None:
         raise Refused(refusal)
     if not admit():

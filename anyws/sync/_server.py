@@ -28,8 +28,9 @@ from .._counters import Tally
 from .._errors import HandshakeError
 from .._handlers import call_at_once, no_coroutines
 from .._listening import Listening, Place, check_listening
-from .._observed import call_on_end
-from .._policy import TOO_MANY, Policy, hooks_of, peer_of
+from .._observed import count_refused, note_refused
+from .._policy import NO_ROOM, TOO_MANY, Policy, hooks_of, peer_of
+from .._protocol.notes import call_on_end
 from .._routes import make_table
 from .._transports.blocking_stream import network_may_fail
 from ._accept import Refused, accept, turn_away
@@ -233,6 +234,7 @@ class Server(Listening):
                 self._turned_away.add(served)
                 return True
         served.socket.close()
+        self._note_no_room(served)
         return False
 
     # --- Serving ---
@@ -262,9 +264,11 @@ class Server(Listening):
             served.is_admitted = not self._is_closing
         return served.is_admitted
 
+    def _note_no_room(self, served: _Served) -> None:
+        note_refused(self._config, peer_of(served.address), NO_ROOM, time.monotonic())
+
     def _turn_away(self, served: _Served) -> None:
-        peer = peer_of(served.address)
-        _logger.info("%s: no WebSocket: the server has as many clients as it takes", peer)
+        self._note_no_room(served)
         with network_may_fail():
             turn_away(served.socket, TOO_MANY, self._ssl_context)
 
@@ -282,19 +286,21 @@ class Server(Listening):
             )
         except (HandshakeError, Refused, OSError) as error:
             with self._lock:
-                self._tally.refused += 1
-            _logger.info("%s: no WebSocket: %s", peer, str(error) or repr(error))
+                count_refused(self._tally, error)
+            note_refused(self._config, peer, error, time.monotonic())
             return
-        handler = self._handlers.handler(ws.request, ws.subprotocol)
-        with self._lock:
-            self._tally.accepted += 1
-            served.websocket = ws
-            if self._is_closing:
-                ws._begin_close(CloseCode.GOING_AWAY, "")
         try:
-            self._run_handler(handler, ws)
+            handler = self._handlers.handler(ws.request, ws.subprotocol)
+            with self._lock:
+                self._tally.accepted += 1
+                served.websocket = ws
+                if self._is_closing:
+                    ws._begin_close(CloseCode.GOING_AWAY, "")
+            try:
+                self._run_handler(handler, ws)
+            finally:
+                ws._note_end()
         finally:
-            ws._note_end()
             call_on_end(ws.request)
 
     def _run_handler(self, handler: Handler, ws: WebSocket) -> None:

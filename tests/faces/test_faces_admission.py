@@ -5,6 +5,8 @@ from __future__ import annotations
 import hmac
 import logging
 import socket
+import sys
+import threading
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -19,11 +21,13 @@ import anyws
 import anyws.sync
 from anyws._config import MAX_TURNED_AWAY
 from anyws._hooks import address_of
+from anyws._protocol.notes import call_on_end
 
 if TYPE_CHECKING:
     from faces.drivers import ServerFace
 
 pytestmark = pytest.mark.timeout(60)
+SHORT = replace(QUICK, handshake_timeout=0.2)
 
 
 def greet(ws: Any) -> None:
@@ -118,12 +122,14 @@ def test_no_password_and_no_token_gets_into_a_log_or_a_repr(
     ("make", "error", "words"),
     [
         (lambda: anyws.BasicAuth("ada"), TypeError, "passwords must be a mapping, not str"),
-        (lambda: anyws.BasicAuth({}, realm="\n"), ValueError, "realm must be printable ASCII"),
+        (lambda: anyws.BasicAuth({}), ValueError, "passwords is empty: nobody could be let in"),
+        (lambda: anyws.BasicAuth({"a": ""}, realm="\n"), ValueError, "must be printable ASCII"),
         (lambda: anyws.BearerAuth("t0ken"), TypeError, "check must be a function of a token"),
         (lambda: anyws.BearerAuth(str, realm="\n"), ValueError, "realm must be printable ASCII"),
         (lambda: anyws.AllowedHosts("x"), TypeError, "hosts must be a collection, not str"),
         (lambda: anyws.PerAddressLimit(0), ValueError, "limit must be at least 1, not 0"),
         (lambda: anyws.PerAddressLimit(1, address="x"), TypeError, "address must be a function"),
+        (lambda: anyws.PerAddressLimit(1, address=whose_it_is), TypeError, "must not be async"),
     ],
 )
 def test_a_hook_that_could_let_nobody_in_is_refused_where_it_is_made(
@@ -394,6 +400,56 @@ def test_what_a_hook_has_registered_is_called_once_the_latest_first(
             assert told == []
     assert told == ["latest", "first"]
     assert "a callback of Request.on_end failed" in caplog.text
+
+
+def test_what_is_registered_when_all_is_over_is_called_at_once(server_face: ServerFace) -> None:
+    """As by a thread of a hook that was given up: what it holds is not held for ever."""
+    requests: list[anyws.Request] = []
+    limit = anyws.PerAddressLimit(1)
+    with server_face.serving(hold, on_request=requests.append) as server:
+        assert asked(server, upgrade()).status == 101
+        assert asked(server, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").status == 426
+    for request in requests:
+        assert limit(request) is None
+        assert limit.counts == {}
+    assert len(requests) == 2
+
+
+def test_a_callback_that_ends_its_thread_keeps_no_other_from_its_turn() -> None:
+    told: list[str] = []
+    request = anyws.Request("GET", "/", anyws.Headers())
+    request.on_end(lambda: told.append("first"))
+    request.on_end(sys.exit)
+    with pytest.raises(SystemExit):
+        call_on_end(request)
+    call_on_end(request)
+    assert told == ["first"]
+
+
+@pytest.mark.parametrize(
+    ("callback", "words"),
+    [(None, "must be a function, not NoneType"), (whose_it_is, "must not be async")],
+)
+def test_what_cannot_be_called_at_the_end_is_refused_where_it_is_registered(
+    callback: Any, words: str
+) -> None:
+    request = anyws.Request("GET", "/", anyws.Headers())
+    with pytest.raises(TypeError, match=words):
+        request.on_end(callback)
+
+
+def test_who_is_judged_too_late_is_not_let_in() -> None:
+    """A thread cannot be told to stop judging; its verdict comes too late, as on an event loop."""
+    limit = anyws.PerAddressLimit(1)
+    is_gone = threading.Event()
+
+    def dawdle(request: anyws.Request) -> None:
+        is_gone.wait(1.5 * SHORT.handshake_timeout)
+
+    with anyws.sync.open_server(print, port=0, on_request=[limit, dawdle], config=SHORT) as server:
+        assert asked(server, upgrade()).status is None
+        assert server.totals.accepted == 0
+    assert limit.counts == {}
 
 
 def test_a_request_is_as_equal_as_it_was_whatever_is_noted_of_it() -> None:

@@ -6,7 +6,7 @@ import logging
 import re
 import socket
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from faces.plain import asked, upgrade
 import anyws
 import anyws.sync
 from anyws import TraceEvent
+from anyws._config import MAX_TURNED_AWAY
 
 if TYPE_CHECKING:
     from faces.drivers import Face, ServerFace
@@ -232,6 +233,80 @@ def test_a_server_s_trace_tells_its_connections_apart(server_face: ServerFace) -
         ]
         assert re.match(r"127\.0\.0\.1:\d+, '/', subprotocol 'x'", events[0].detail)
         assert events[0].role is anyws.Role.SERVER
+
+
+def judge(request: anyws.Request) -> anyws.Response | anyws.Reject | None:
+    if request.path == "/health":
+        return anyws.Response(200, {}, b"ok")
+    return anyws.Reject(403, "not you") if request.path == "/private" else None
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "words"),
+    [
+        (b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", 200, "answered with 200 OK: 'ok'"),
+        (upgrade("/health?token=s3cret"), 200, "answered with 200 OK: 'ok'"),
+        (upgrade("/private?token=s3cret"), 403, "no WebSocket: the server refused the WebSocket: "),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", 426, "no WebSocket: the client was refused: this"),
+        (b"\x16\x03\x01", 400, "no WebSocket: the client was refused: the request is TLS"),
+    ],
+)
+def test_a_client_without_a_websocket_is_counted_logged_and_traced(
+    server_face: ServerFace,
+    caplog: pytest.LogCaptureFixture,
+    request_: bytes,
+    status: int,
+    words: str,
+) -> None:
+    """V24. A health check is no refusal."""
+    caplog.set_level(logging.INFO)
+    events: list[TraceEvent] = []
+    config = replace(QUICK, trace=events.append)
+    with server_face.serving(echo, on_request=judge, config=config) as server:
+        assert asked(server, request_).status == status
+    [event] = events
+    assert (event.kind, event.role) == ("refused", anyws.Role.SERVER)
+    assert event.detail.startswith("127.0.0.1:")
+    assert f": {words}" in event.detail
+    assert event.detail in caplog.messages
+    assert "s3cret" not in caplog.text
+    expected = (0, 1) if status == 200 else (1, 0)
+    assert (server.totals.refused, server.totals.answered) == expected
+
+
+def test_who_is_turned_away_is_traced_and_logged_whether_told_or_not(
+    server_face: ServerFace, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    events: list[TraceEvent] = []
+    config = replace(QUICK, max_connections=1, trace=events.append)
+    with server_face.serving(echo, config=config) as server, ExitStack() as stack:
+        stack.enter_context(anyws.sync.open_websocket(server.url))
+        late = [stack.enter_context(raw.connect(server.port)) for _ in range(MAX_TURNED_AWAY + 9)]
+        for sock in late:
+            with suppress(ConnectionError):
+                sock.shutdown(socket.SHUT_WR)
+                while sock.recv(1000):
+                    pass
+    refused = [event.detail for event in events if event.kind == "refused"]
+    assert len(refused) == len(late) == server.totals.turned_away
+    assert all(one.endswith("the server has as many clients as it takes") for one in refused)
+    assert len([one for one in caplog.messages if one in refused]) == len(late)
+    assert len({event.connection for event in events}) == len(late) + 1
+
+
+def test_a_trace_that_fails_harms_no_refusal(
+    server_face: ServerFace, caplog: pytest.LogCaptureFixture
+) -> None:
+    def trace(event: TraceEvent) -> None:
+        raise OSError("the disk is full")
+
+    config = replace(QUICK, trace=trace)
+    with server_face.serving(echo, on_request=judge, config=config) as server:
+        assert asked(server, upgrade("/private")).status == 403
+        assert asked(server, upgrade("/private")).status == 403
+    assert "Config.trace failed" in caplog.text
+    assert "anyws failed" not in caplog.text
 
 
 def test_a_trace_that_fails_harms_nobody(face: Face, caplog: pytest.LogCaptureFixture) -> None:

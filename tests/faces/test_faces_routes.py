@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +77,7 @@ def test_a_handler_learns_what_the_names_in_its_path_stand_for(server_face: Serv
         ("/rooms/../chat", 400),
         ("/rooms/%2e%2e/chat", 400),
         ("/rooms/a%2fb", 400),
+        ("/rooms/..\\a", 400),
         ("/rooms/%ff", 400),
         ("/rooms/%0d%0a", 400),
         ("/rooms/a%", 400),
@@ -227,6 +229,37 @@ def test_a_hook_that_fails_is_the_last_word_and_no_handler_runs(
         assert asked(server, upgrade("/?token=s3cret")).status == 500
     assert "the database is gone" in caplog.text
     assert "s3cret" not in caplog.text
+
+
+def test_an_answer_that_cannot_be_sent_is_a_failure_of_its_hook(
+    server_face: ServerFace, caplog: pytest.LogCaptureFixture
+) -> None:
+    """V23: as one that sends back what a client has sent."""
+
+    def echo(request: anyws.Request) -> anyws.Response:
+        return anyws.Response(200, request.headers)
+
+    with server_face.serving(says("x"), on_request=echo) as server:
+        request = b"GET / HTTP/1.1\r\nHost: x\r\nX-Red: \x1b[31m\r\n\r\n"
+        assert asked(server, request).status == 500
+        assert asked(server, request.replace(b"\x1b", b"")).status == 200
+    assert "header X-Red contains a control character" in caplog.text
+    assert "on_request failed" in caplog.text
+
+
+def test_a_cancellation_of_what_a_hook_has_waited_for_is_a_failure_of_the_hook(
+    server_face: ServerFace, caplog: pytest.LogCaptureFixture
+) -> None:
+    if server_face.name == "trio":
+        pytest.skip("nothing is cancelled there but what is in a scope that is")
+
+    def fail(request: anyws.Request) -> None:
+        raise asyncio.CancelledError
+
+    with server_face.serving(says("x"), on_request=fail) as server:
+        assert asked(server, upgrade()).status == 500
+        assert asked(server, upgrade()).status == 500
+    assert "on_request failed" in caplog.text
 
 
 def test_hooks_know_what_the_names_in_the_path_stand_for(server_face: ServerFace) -> None:

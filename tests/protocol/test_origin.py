@@ -193,7 +193,10 @@ def test_any_origin_gets_an_answer(origin):
 
 # --- The Host header ---
 
-HOSTS = ["good.com", "other.com:8000", "[::1]", "127.0.0.1", "b\u00fccher.example"]
+HOSTS = [
+    *("good.com", "other.com:8000", "plain.com:80", "tls.com:443"),
+    *("[::1]", "127.0.0.1", "b\u00fccher.example"),
+]
 HOSTS_AND_PATTERN = check_hosts_argument([*HOSTS, re.compile(r"[a-z]+\.many\.com(:80)?")])
 
 
@@ -203,6 +206,7 @@ HOSTS_AND_PATTERN = check_hosts_argument([*HOSTS, re.compile(r"[a-z]+\.many\.com
         *("good.com", "GOOD.com", "good.com:80", "good.com:8443", "other.com:8000"),
         *("[::1]", "[0:0::1]:99", "127.0.0.1:5", "xn--bcher-kva.example", "a.many.com"),
         "a.many.com:80",
+        *("plain.com", "plain.com:80", "tls.com", "tls.com:443"),
     ],
 )
 def test_a_name_that_the_server_is_known_by_is_allowed(host):
@@ -217,6 +221,7 @@ def test_a_name_that_the_server_is_known_by_is_allowed(host):
         *("other.com", "other.com:80", "good.com:evil", "good.com@evil.com", "evil.com#good.com"),
         *("a.many.com.evil.com", "x.a.many.com", "a.many.com:8080", "a.many.com\n", "127.0.0.11"),
         *("[::1", "::1", "0x7f.0.0.1"),
+        *("plain.com:443", "tls.com:80", "tls.com:8443"),
     ],
 )
 def test_any_other_name_is_not(host):

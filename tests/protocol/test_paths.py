@@ -57,6 +57,8 @@ def test_a_path_is_cut_first_and_decoded_then(path, segments):
         ("/a%2Fb", "encoded slash"),
         ("/a%2fb", "encoded slash"),
         ("/..%5c..", "encoded slash"),
+        ("/..\\..", "backslash"),
+        ("/a\\b%20c", "backslash"),
         ("/a%", "not followed by two"),
         ("/a%4", "not followed by two"),
         ("/a%zz", "not followed by two"),
@@ -76,7 +78,7 @@ def test_what_others_may_read_otherwise_is_refused(path, why):
         split_path(path)
 
 
-@given(st.text("/.%25eEfFcC0aA~", max_size=30))
+@given(st.text("/.%25eEfFcC0aA~\\", max_size=30))
 def test_any_path_is_refused_or_has_no_dots_slashes_and_controls_in_its_segments(text):
     try:
         segments = split_path("/" + text)
