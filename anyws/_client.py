@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from anyio import (
@@ -17,7 +16,7 @@ from anyio import (
 from ._close import Role
 from ._config import CHUNK_BYTES, as_config
 from ._connection import Connection, Opening
-from ._errors import HandshakeInvalid, HandshakeRejected, HandshakeTimeout
+from ._errors import HandshakeInvalid, HandshakeRejected
 from ._handshake import Handshake
 from ._protocol.url import parse_url
 from ._proxy import connect_through
@@ -182,7 +181,7 @@ class _Given:
         self._stream = stream
 
     def attempt(self, arguments: Arguments, config: Config) -> Attempt:
-        return Attempt(self.url, arguments, replace(config, max_redirects=0))
+        return Attempt(self.url, arguments, config, is_tied=True)
 
     async def open(self, attempt: Attempt) -> ByteStream:
         hold_back(self._stream)
@@ -227,12 +226,7 @@ class _ClientOpening(Opening):
                 except BaseException:
                     await aclose_forcefully(stream)
                     raise
-        if attempt.handshake.rejected is not None:
-            # The body was late, but the answer had come.
-            raise HandshakeRejected(attempt.handshake.rejected)
-        raise HandshakeTimeout(
-            f"the opening handshake with {attempt.place} was not over after {timeout:g} s"
-        )
+        raise attempt.late(timeout)
 
     async def _shake_hands(self, stream: ByteStream, attempt: Attempt) -> Connection:
         handshake = attempt.handshake

@@ -43,7 +43,7 @@ class HandshakeRejected(HandshakeError):
     """The server understood and answered with another status than 101.
 
     ``response`` has its status, its headers and its body, the latter cut at a bound. A redirect
-    that is not followed is such an answer, too; where redirects are, the message says why not.
+    that is not followed is such an answer, too, and the message says why not.
     """
 
     def __init__(self, response: Response, why: str = "") -> None:

@@ -20,6 +20,7 @@ from ._protocol.proxies import (
     SOCKS4,
     ConnectAnswer,
     lost,
+    malformed,
     refused_by_socks,
     spoke_early,
     unreachable,
@@ -64,7 +65,7 @@ async def connect_through(
     Raises `ProxyError` for what the proxy does, and OSError for the TLS of the server, or where
     its name is to be looked up here and is not found. Cancelled, nothing is left open.
     """
-    make = _proxy_class()
+    make = _proxy_class(proxy)
     stream = await _reach(proxy, proxy_tls)
     try:
         await _ask(make, proxy, url, stream)
@@ -76,19 +77,21 @@ async def connect_through(
     return await encrypt(stream, tls, url.host, url.authority)
 
 
-def _proxy_class() -> Callable[..., Any]:
+def _proxy_class(proxy: Proxy) -> Callable[..., Any]:
     try:
         from python_socks.async_.anyio.v2 import Proxy as AnyIOProxy
     except ImportError as error:
-        raise missing(error) from error
+        raise missing(proxy, error) from error
     return AnyIOProxy
 
 
-def missing(error: ImportError) -> ProxyError:
+def missing(proxy: Proxy, error: ImportError) -> ProxyError:
     """Return the error for a program without python-socks."""
+    # Which one, and how to do without: it may be the environment that names it.
     return _ExtraMissing(
-        "proxies need python-socks, which is not installed:"
-        f" pip install 'anyio-websocket[proxy]' ({error})"
+        f"the proxy {proxy.safe} needs python-socks, which is not installed:"
+        f" pip install 'anyio-websocket[proxy]', or proxy=None for none ({error})",
+        proxy=proxy.safe,
     )
 
 
@@ -124,7 +127,7 @@ def _as_latin1(text: str) -> str:
 
 def unreachable_because(proxy: Proxy, error: OSError) -> ProxyError:
     """Return the error for a connection to a proxy, or its TLS, that failed."""
-    explain_failure(error, proxy.host, proxy.safe)
+    explain_failure(error, proxy.host, proxy.safe, proxy.scheme_without_tls)
     words = str(error.strerror or error)
     return unreachable(proxy, words, transient=not is_tls_verdict(error))
 
@@ -156,18 +159,28 @@ async def _ask(make: Callable[..., Any], proxy: Proxy, url: URL, stream: ByteStr
     """Have the proxy connect the stream to the server."""
     from python_socks import ProxyError as Refused
 
-    arguments, host = arguments_for(proxy, url, _Talk(proxy, url, stream))
+    talk = _Talk(proxy, url, stream)
+    arguments, host = arguments_for(proxy, url, talk)
     try:
         # How long it may take is for the caller to say.
         await make(**arguments).connect(host, url.port, timeout=math.inf)
     except Refused as error:
         raise refused_by_socks(proxy, url, str(error), error.error_code) from None
+    except UnicodeDecodeError:
+        raise malformed(proxy) from None
+    if talk.rest:
+        raise spoke_early(proxy)
 
 
 class _Talk:
-    """A stream as python-socks wants it, and what it gets that from."""
+    """A stream as python-socks wants it, and what it gets that from.
+
+    rest:
+        What came behind the proxy's answers.
+    """
 
     def __init__(self, proxy: Proxy, url: URL, stream: ByteStream) -> None:
+        self.rest = b""
         self._proxy = proxy
         self._answer = ConnectAnswer(proxy, url)
         self._stream = stream
@@ -185,23 +198,20 @@ class _Talk:
         """Return the answer to CONNECT. It is what python-socks reads without a length for."""
         answer = None
         while answer is None:
-            answer = self._answer.receive_data(await self._receive(max_bytes))
+            answer = self._answer.receive_data(await self._receive())
         return answer
 
     async def read_exactly(self, n: int) -> bytes:
-        data = b""
-        while len(data) < n:
-            data += await self._receive(n - len(data))
+        while len(self.rest) < n:
+            self.rest += await self._receive()
+        data, self.rest = self.rest[:n], self.rest[n:]
         return data
 
-    async def _receive(self, max_bytes: int) -> bytes:
+    async def _receive(self) -> bytes:
         try:
-            data = await self._stream.receive(max_bytes)
+            return await self._stream.receive(CHUNK_BYTES)
         except (EndOfStream, *STREAM_ERRORS) as error:
             raise lost_because(self._proxy, error) from error
-        if len(data) > max_bytes:
-            raise spoke_early(self._proxy)
-        return data
 
     async def close(self) -> None:
         """Leave that to who opened it."""

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final, TypeGuard
 from urllib.request import getproxies, proxy_bypass
 
+from ._errors import HandshakeError, HandshakeTimeout
 from ._protocol.handshake_client import ClientHandshake
 from ._protocol.proxies import Proxy, as_proxy, check_headers, check_reachable, choose_proxy
 from ._protocol.redirects import Course
@@ -30,7 +31,7 @@ __all__ = ["Arguments", "Attempt", "Target", "explain_failure", "explain_tls"]
 _AROUND_TLS_RE: Final = re.compile(r"\[.*?\] | \(_ssl\.c:\d+\)")
 # What those words mean to a client.
 _MEANINGS: Final = {
-    "wrong version number": "it does not speak TLS there; for a ws:// URL?",
+    "wrong version number": "it does not speak TLS there; for a {plain}:// URL?",
     "alert certificate required": "it asks for a certificate of the client's",
     "alert unknown ca": "it does not know who vouches for the client's certificate",
     "alert bad certificate": "it refuses the client's certificate",
@@ -49,8 +50,8 @@ class Arguments:
         self._headers = list(headers) if _is_read_once(headers) else headers
         self._origin = origin
 
-    def course(self, url: URL, config: Config) -> Course:
-        return Course(url, self._headers, config.max_redirects)
+    def course(self, url: URL, max_redirects: int | None) -> Course:
+        return Course(url, self._headers, max_redirects)
 
     def handshake(self, course: Course, config: Config) -> ClientHandshake:
         return ClientHandshake(
@@ -65,16 +66,20 @@ class Arguments:
 class Attempt:
     """One opening of a connection: whom it asks now, and with which request.
 
+    is_tied:
+        Whether there is no other server that could be asked.
     handshake:
         Fresh for each request: its key, and the order of what was received.
     proxy:
         The one on the way, once that is known.
     """
 
-    def __init__(self, url: URL, arguments: Arguments, config: Config) -> None:
+    def __init__(
+        self, url: URL, arguments: Arguments, config: Config, *, is_tied: bool = False
+    ) -> None:
         self._arguments = arguments
         self._config = config
-        self._course = arguments.course(url, config)
+        self._course = arguments.course(url, None if is_tied else config.max_redirects)
         self.handshake: ClientHandshake = arguments.handshake(self._course, config)
         self.proxy: Proxy | None = None
 
@@ -100,8 +105,21 @@ class Attempt:
 
     def follow(self, refusal: HandshakeRejected) -> None:
         """Go on to where an answer leads, or raise what it means that it leads nowhere."""
-        self._course.follow(refusal)
+        try:
+            self._course.follow(refusal)
+        except HandshakeError as error:
+            raise error from refusal.__cause__
         self.handshake = self._arguments.handshake(self._course, self._config)
+
+    def late(self, timeout: float | None) -> HandshakeError:
+        """Return what it means that its time is over."""
+        rejected = self.handshake.rejected
+        if rejected is not None and not self._course.is_over_with(rejected):
+            # The body was late, but the answer had come.
+            return self._course.refusal(rejected)
+        return HandshakeTimeout(
+            f"the opening handshake with {self.place} was not over after {timeout:g} s"
+        )
 
 
 def _is_read_once(headers: HeadersLike | None) -> TypeGuard[Iterable[tuple[str, str]]]:
@@ -171,15 +189,19 @@ class Target:
         explain_failure(error, url.host, url.authority)
 
 
-def explain_failure(error: OSError, host: str, name: str) -> None:
-    """Have an error of the resolver's or of TLS's say with whom, and in words for a person."""
+def explain_failure(error: OSError, host: str, name: str, plain: str = "ws") -> None:
+    """Have an error of the resolver's or of TLS's say with whom, and in words for a person.
+
+    plain:
+        The scheme for those without TLS.
+    """
     if isinstance(error, socket.gaierror):
         explain_lookup(error, host)
     elif isinstance(error, ssl.SSLError):
-        explain_tls(error, name)
+        explain_tls(error, name, plain)
 
 
-def explain_tls(error: ssl.SSLError, name: str) -> None:
+def explain_tls(error: ssl.SSLError, name: str, plain: str = "ws") -> None:
     """Have an error of TLS's say with whom, and in words for a person."""
     if isinstance(error, ssl.SSLCertVerificationError):
         error.strerror = f"the certificate of {name} was refused: {error.verify_message}"
@@ -190,7 +212,7 @@ def explain_tls(error: ssl.SSLError, name: str) -> None:
         what = _AROUND_TLS_RE.sub("", str(error))
         for words, meaning in _MEANINGS.items():
             if words in what:
-                what = f"{meaning} ({what})"
+                what = f"{meaning.format(plain=plain)} ({what})"
                 break
         error.strerror = f"TLS with {name} failed: {what}"
 

@@ -31,6 +31,7 @@ __all__ = [
     "parse_subprotocols",
     "parse_tokens",
     "split_list",
+    "tls_name",
 ]
 
 # The name of an extension and its parameters, in the order of the wire.
@@ -158,6 +159,15 @@ def parse_host(value: str) -> tuple[str, int | None]:
     if rest[0] != ":":
         raise ValueError("there is something between the IPv6 address and the port")
     return host, parse_port(rest[1:])
+
+
+def tls_name(host: str) -> str:
+    """Return what TLS calls a host, as `parse_host` gives it, with the zone of an address or not.
+
+    That is a name without a dot at its end (RFC 6066, section 3), and an address without its zone,
+    which means nothing to the other end. Certificates have them so.
+    """
+    return host.partition("%")[0].removesuffix(".")
 
 
 def parse_port(value: str) -> int:

@@ -19,7 +19,7 @@ from .._errors import InvalidURL, ProxyError
 from .fields import excerpt
 from .head import HeadError, HeadReader, NotHTTP, read_response
 from .http import Headers, Response, reason_phrase
-from .url import split_host, split_user_info
+from .url import is_scheme, split_host, split_user_info
 
 if TYPE_CHECKING:
     import ssl
@@ -37,6 +37,7 @@ __all__ = [
     "check_reachable",
     "choose_proxy",
     "lost",
+    "malformed",
     "refused_by_socks",
     "spoke_early",
     "unreachable",
@@ -120,7 +121,8 @@ class Proxy:
         kind = _KINDS.get(scheme.lower())
         if not separator or kind is None:
             known = ", ".join(f"{one}://" for one in _KINDS if "+" not in one)
-            said = f", not {excerpt(scheme)}" if separator else ""
+            # What is no scheme may be the first half of a password.
+            said = f", not {excerpt(scheme)}" if separator and is_scheme(scheme) else ""
             raise ValueError(f"a proxy's URL must begin with one of {known}{said}")
         if ssl_context is not None and not kind.secure:
             raise ValueError(f"ssl_context is for TLS to the proxy, and {scheme}:// has none")
@@ -139,6 +141,11 @@ class Proxy:
         self.username: str | None = username or None
         self.password: str | None = password
         self.ssl_context: ssl.SSLContext | None = ssl_context
+
+    @property
+    def scheme_without_tls(self) -> str:
+        """What the URL would begin with, were the proxy one without TLS."""
+        return "http" if self.scheme == "https" else self.scheme.removesuffix("+tls")
 
     @property
     def safe(self) -> str:
@@ -208,6 +215,8 @@ def check_headers(headers: Headers) -> None:
 
 def _check_credentials(kind: Kind, username: str | None, password: str | None) -> None:
     if kind.protocol == HTTP:
+        if password and not username:
+            raise ValueError("there is a password in the proxy's URL, and no user name before it")
         return
     if kind.protocol == SOCKS4 and password is not None:
         raise ValueError("SOCKS4 knows a user name, and no password")
@@ -339,6 +348,11 @@ def lost(proxy: Proxy) -> ProxyError:
     return ProxyError(
         f"the proxy {proxy.safe} left without an answer", proxy=proxy.safe, transient=True
     )
+
+
+def malformed(proxy: Proxy) -> ProxyError:
+    """Return the error for an answer in SOCKS that python-socks chokes on."""
+    return ProxyError(f"the answer of the proxy {proxy.safe} is malformed", proxy=proxy.safe)
 
 
 def spoke_early(proxy: Proxy) -> ProxyError:

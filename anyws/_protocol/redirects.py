@@ -40,6 +40,8 @@ _VISIBLE: Final = "".join(map(chr, range(0x21, 0x7F)))
 class Course:
     """One opening's way from server to server.
 
+    max_redirects:
+        How far it may lead; ``None`` where there is no other server to be asked.
     url:
         Whom to ask now.
     headers:
@@ -48,7 +50,7 @@ class Course:
         How it came there.
     """
 
-    def __init__(self, url: URL, headers: HeadersLike | None, max_redirects: int) -> None:
+    def __init__(self, url: URL, headers: HeadersLike | None, max_redirects: int | None) -> None:
         self.url = url
         self.headers = make_headers(headers)
         self.redirects: tuple[Redirect, ...] = ()
@@ -56,7 +58,16 @@ class Course:
 
     def is_over_with(self, response: Response) -> bool:
         """Whether nothing more of this answer is needed: it is a redirect to be followed."""
-        return self._max_redirects > 0 and is_redirect(response)
+        return bool(self._max_redirects) and is_redirect(response)
+
+    def refusal(self, response: Response) -> HandshakeRejected:
+        """Return the error for an answer that is not followed, which knows how it was come by."""
+        why = ""
+        if is_redirect(response) and self._max_redirects is None:
+            why = "redirects are not followed here: the stream leads to one server"
+        elif is_redirect(response) and not self._max_redirects:
+            why = "redirects are not followed, as Config.max_redirects is 0"
+        return HandshakeRejected(self.arrived(response), why)
 
     def follow(self, refusal: HandshakeRejected) -> None:
         """Go where an answer leads.
@@ -64,14 +75,13 @@ class Course:
         Raises `HandshakeRejected` where it leads nowhere, or nowhere that is gone to, and
         `TooManyRedirects`.
         """
-        response = replace(refusal.response, redirects=self.redirects)
-        refusal.response = response
-        if not self.is_over_with(response):
-            raise refusal
+        if not self._max_redirects or not is_redirect(refusal.response):
+            raise self.refusal(refusal.response)
+        response = self.arrived(refusal.response)
         url = redirected(self.url, response)
         if len(self.redirects) >= self._max_redirects:
             raise TooManyRedirects(response)
-        redirect = Redirect(refusal.response, self.url.bare, url.bare)
+        redirect = Redirect(response, self.url.bare, url.bare)
         self.redirects = (*self.redirects, redirect)
         if url.origin != self.url.origin:
             self.headers = without_credentials(self.headers)

@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote
 from .._errors import InvalidURL
 from .fields import MAX_HOST_CHARACTERS, excerpt, parse_host, parse_port
 
-__all__ = ["URL", "encode_host", "parse_url", "split_host", "split_user_info"]
+__all__ = ["URL", "encode_host", "is_scheme", "parse_url", "split_host", "split_user_info"]
 
 _SECURE: Final = {"ws": False, "wss": True}
 _MEANT: Final = {"http": "ws", "https": "wss"}
@@ -96,7 +96,7 @@ def parse_url(url: str, port: int | None = None) -> URL:
     if _UNSAFE_RE.search(url):
         raise InvalidURL("the URL contains a space or a control character")
     scheme, separator, rest = url.partition("://")
-    if not separator or not _SCHEME_RE.fullmatch(scheme):
+    if not separator or not is_scheme(scheme):
         raise InvalidURL("the URL must begin with ws:// or wss://")
     scheme = scheme.lower()
     if scheme in _MEANT:
@@ -115,6 +115,11 @@ def parse_url(url: str, port: int | None = None) -> URL:
     elif own_port is None:
         own_port = _DEFAULT_PORT[secure]
     return URL(secure, host, own_port, _encode_target(rest[end:]), username, password)
+
+
+def is_scheme(text: str) -> bool:
+    """Tell whether this can be the scheme of a URL (RFC 3986, section 3.1)."""
+    return _SCHEME_RE.fullmatch(text) is not None
 
 
 def encode_host(host: str) -> str:

@@ -131,10 +131,8 @@ class BlockingStream:
         try:
             while not tls.is_up():
                 self.send_all(self._through_outer(tls.said()), deadline)
-                if self.fetch(deadline):
+                if self.fetch_in_time(deadline):
                     self._decrypt_later(tls)
-                elif time.monotonic() >= deadline:
-                    raise OutOfTime("the TLS handshake was not over in time")
         except ssl.SSLError:
             # It has something to say about that.
             with network_may_fail():
@@ -175,6 +173,15 @@ class BlockingStream:
                 raise
             return False
         return True
+
+    def fetch_in_time(self, deadline: float) -> bool:
+        """Do as `fetch` does, and raise OutOfTime after the deadline, whatever there is to read.
+
+        For the handshakes, in which a peer may send without end what comes to nothing.
+        """
+        if time.monotonic() >= deadline:
+            raise OutOfTime("the handshake was not over in time")
+        return self.fetch(deadline)
 
     def take(self) -> bytes:
         """Return what was fetched, deciphered; empty where that was nothing. Sets `eof`.

@@ -10,6 +10,7 @@ import ssl
 from typing import TYPE_CHECKING
 
 from .._config import CHUNK_BYTES
+from .._protocol.fields import tls_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +31,7 @@ class Layer:
             self._incoming,
             self._outgoing,
             server_side=server_side,
-            server_hostname=server_hostname,
+            server_hostname=server_hostname and tls_name(server_hostname),
         )
 
     def is_up(self) -> bool:

@@ -24,6 +24,7 @@ from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 from anyio.streams.tls import TLSAttribute
 
 from .._config import CHUNK_BYTES, LINGER
+from .._protocol.fields import tls_name
 from .base import LateEvent
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class Link(BufferedProtocol, SocketStream):
             await loop.connect_accepted_socket(lambda: link, sock, **options)
         else:
             if ssl_context is not None:
-                options["server_hostname"] = server_hostname
+                options["server_hostname"] = server_hostname and tls_name(server_hostname)
             await loop.create_connection(lambda: link, sock=sock, **options)
         return link
 

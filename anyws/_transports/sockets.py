@@ -31,6 +31,7 @@ from anyio.abc import SocketAttribute, SocketListener, SocketStream
 from anyio.streams.tls import TLSStream
 
 from .._config import NATIVE
+from .._protocol.fields import tls_name
 from .asyncio import AsyncioTransport
 from .link import Link
 from .stream import StreamTransport, hold_back
@@ -146,7 +147,7 @@ async def encrypt(
         return await TLSStream.wrap(
             stream,
             server_side=False,
-            hostname=host,
+            hostname=tls_name(host),
             ssl_context=ssl_context,
             standard_compatible=standard_compatible,
         )

@@ -121,10 +121,8 @@ def _answer(
         while request is None:
             if stream.eof:
                 handshake.receive_eof()
-            elif stream.fetch(deadline):
+            elif stream.fetch_in_time(deadline):
                 request = handshake.receive_data(stream.take())
-            elif time.monotonic() >= deadline:
-                raise OutOfTime
             if is_closing():
                 raise Refused(text_response(503, _CLOSING))
     except BadRequest as bad:

@@ -12,7 +12,7 @@ from anyio import ConnectionFailed
 
 from .._close import Close, CloseCode, Role
 from .._config import as_config
-from .._errors import HandshakeInvalid, HandshakeRejected, HandshakeTimeout
+from .._errors import HandshakeInvalid, HandshakeRejected
 from .._handshake import Handshake
 from .._target import Arguments, Target
 from .._transports.blocking_stream import BlockingStream, OutOfTime, is_interruption
@@ -90,13 +90,7 @@ class _Opening:
         try:
             self._websocket = _open(self._target, attempt, self._config, deadline)
         except OutOfTime:
-            rejected = attempt.handshake.rejected
-            if rejected is not None:
-                # The body was late, but the answer had come.
-                raise HandshakeRejected(rejected) from None
-            raise HandshakeTimeout(
-                f"the opening handshake with {attempt.place} was not over after {timeout:g} s"
-            ) from None
+            raise attempt.late(timeout) from None
         except OSError as error:
             self._target.explain(error, attempt.url)
             raise
@@ -179,10 +173,8 @@ def _shake_hands(stream: BlockingStream, attempt: Attempt, deadline: float) -> R
     while response is None:
         if stream.eof:
             handshake.receive_eof()
-        elif stream.fetch(deadline):
+        elif stream.fetch_in_time(deadline):
             response = attempt.receive_data(stream.take())
-        elif time.monotonic() >= deadline:
-            raise OutOfTime
     return response
 
 

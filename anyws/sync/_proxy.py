@@ -6,11 +6,10 @@ deadline. See `_proxy.py`, of which this is the blocking half.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 from .._config import CHUNK_BYTES
-from .._protocol.proxies import ConnectAnswer, lost, refused_by_socks, spoke_early
+from .._protocol.proxies import ConnectAnswer, lost, malformed, refused_by_socks, spoke_early
 from .._proxy import arguments_for, lost_because, missing, unreachable_because
 from .._transports.blocking_stream import OutOfTime, is_interruption
 
@@ -30,7 +29,7 @@ def reach(
     proxy: Proxy, deadline: float, connect: Callable[[str, int, float], socket.socket]
 ) -> socket.socket:
     """Connect to the proxy itself. Raises `ProxyError`, and OutOfTime after the deadline."""
-    _proxy_class()
+    _proxy_class(proxy)
     try:
         return connect(proxy.host, proxy.port, deadline)
     except OSError as error:
@@ -55,21 +54,23 @@ def ask(
     talk = _Talk(proxy, url, stream, deadline)
     arguments, host = arguments_for(proxy, url, talk)
     try:
-        _proxy_class()(**arguments).connect(host, url.port)
+        _proxy_class(proxy)(**arguments).connect(host, url.port)
     except Late as error:
         # That is python-socks' word for every TimeoutError. Ours says more.
         raise error.__cause__ or error from None
     except Refused as error:
         raise refused_by_socks(proxy, url, str(error), error.error_code) from None
+    except UnicodeDecodeError:
+        raise malformed(proxy) from None
     if talk.rest:
         raise spoke_early(proxy)
 
 
-def _proxy_class() -> Callable[..., Any]:
+def _proxy_class(proxy: Proxy) -> Callable[..., Any]:
     try:
         from python_socks.sync.v2 import Proxy as BlockingProxy
     except ImportError as error:
-        raise missing(error) from error
+        raise missing(proxy, error) from error
     return BlockingProxy
 
 
@@ -124,11 +125,8 @@ class _Talk:
         stream = self._stream
         try:
             while not stream.eof:
-                if stream.fetch(self._deadline):
-                    if data := stream.take():
-                        return data
-                elif time.monotonic() >= self._deadline:
-                    raise OutOfTime
+                if stream.fetch_in_time(self._deadline) and (data := stream.take()):
+                    return data
         except OSError as error:
             if isinstance(error, OutOfTime) or is_interruption(error):
                 raise

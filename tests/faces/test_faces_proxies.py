@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import logging
 import os
+import socket
 import ssl
+import time
 import traceback
 from functools import cache
 from queue import Queue
@@ -22,8 +24,11 @@ from proxying import RESOLVES, FakeProxy, leave, running, saying, stay
 import anyws
 import anyws.sync
 from anyws import Config, Proxy
+from anyws._transports.link import Link
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from anyio.abc import ByteStream
     from faces.drivers import Face
 
@@ -147,6 +152,33 @@ def test_the_certificate_is_that_of_the_server_and_not_of_the_proxy(
             words, error = face.failure(f"wss://{name}:{port}/", **options("tls", proxy))
             assert isinstance(error, ssl.SSLCertVerificationError)
             assert f"the certificate of {name}:{port} was refused" in words
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_a_dot_behind_the_server_s_name_is_not_for_its_certificate(
+    face: Face, secure: bool
+) -> None:
+    """V27: such a name is looked up as it stands; in TLS there is no dot (RFC 6066, section 3)."""
+    names = {"server.test.": "127.0.0.1"}
+    context = context_of_another_name()
+    with running(secure=secure, names=names) as proxy, served(ssl_context=context) as url:
+        port = int(url[6:-1].partition(":")[2])
+        with face.opened(f"wss://server.test.:{port}/", **options("tls", proxy)) as ws:
+            assert ws.request.headers["Host"] == f"server.test.:{port}"
+
+
+@pytest.mark.parametrize("name", ["localhost.", "127.0.0.1%lo"])
+def test_dots_and_zones_are_not_for_certificates_where_the_loop_does_tls(name: str) -> None:
+    """V27. No system has to find such names."""
+
+    async def main() -> None:
+        with served(**server_options("tls")) as url:
+            sock = socket.create_connection(("127.0.0.1", int(url[6:-1].partition(":")[2])))
+            sock.setblocking(False)
+            link = await Link.make(sock, client_tls(), server_hostname=name)
+            await anyio.aclose_forcefully(link)
+
+    anyio.run(main)
 
 
 def test_a_proxy_may_be_its_url(face: Face) -> None:
@@ -311,7 +343,8 @@ def test_a_proxy_without_tls_where_tls_was_asked_for(face: Face) -> None:
         url = proxy.url().replace("http", "https")
         words, error = face.failure("ws://a.test/", proxy=url)
         assert isinstance(error, anyws.ProxyError)
-        assert "TLS" in words
+        assert "it does not speak TLS there; for a http:// URL?" in words
+        assert not error.transient
 
 
 def test_a_proxy_that_leaves_during_tls(face: Face) -> None:
@@ -381,6 +414,44 @@ def test_what_socks5_refuses_with_is_told(
         assert (error.status, error.transient) == (code, transient)
 
 
+def granting_in_socks5(address: bytes, rest: bytes = b"") -> Callable[[ByteStream], Any]:
+    """What a proxy does that grants from this address, and says more behind that."""
+
+    async def behave(stream: ByteStream) -> None:
+        for answer in (b"\x05\0", b"\x05\0\0" + address + b"\0\0" + rest):
+            await stream.receive()
+            await stream.send(answer)
+        await anyio.sleep_forever()
+
+    return behave
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_what_is_not_text_in_an_answer_of_socks_is_the_proxy_s_doing(
+    face: Face, secure: bool
+) -> None:
+    behave = granting_in_socks5(b"\x03\x02\xff\xfe")
+    with running("socks5h", secure=secure, behave=behave) as proxy:
+        words, error = face.failure("ws://a.test/", **options("tcp", proxy))
+        assert isinstance(error, anyws.ProxyError)
+        assert words == f"the answer of the proxy {error.proxy} is malformed"
+        assert not error.transient
+
+
+@every_kind
+@pytest.mark.parametrize("secure", [False, True])
+@pytest.mark.parametrize("address", [b"\x01\0\0\0\0", b"\x03\x01a", b"\x04" + bytes(16)])
+def test_what_comes_behind_an_answer_of_socks_is_not_the_server_s(
+    face: Face, address: bytes, secure: bool, kind: str
+) -> None:
+    behave = granting_in_socks5(address, b"HTTP/1.1 403 Forbidden\r\n\r\n")
+    with running("socks5h", secure=secure, behave=behave) as proxy:
+        url = "wss://a.test/" if kind == "tls" else "ws://a.test/"
+        words, error = face.failure(url, **options(kind, proxy))
+        assert isinstance(error, anyws.ProxyError)
+        assert "sent more than its answer" in words
+
+
 async def dribble_head(stream: ByteStream) -> None:
     for byte in b"HTTP/1.1 200 OK\r\nX: " + b"x" * 10_000:
         await stream.send(bytes([byte]))
@@ -413,6 +484,32 @@ def test_a_proxy_that_never_gets_to_tls_gets_no_more_time(face: Face) -> None:
         url = proxy.url().replace("http", "https")
         _, error = face.failure("ws://a.test/", proxy=url, config=SHORT)
         assert isinstance(error, anyws.HandshakeTimeout)
+
+
+# In TLS 1.2, "say hello" of a server to whom that is being said means nothing.
+SAY_HELLO = b"\x16\x03\x03\0\x04" + bytes(4)
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_who_speaks_without_end_and_says_nothing_gets_no_more_time(
+    face: Face, secure: bool
+) -> None:
+    """V36: the proxy in its own TLS, or in that of the server."""
+
+    async def behave(stream: ByteStream) -> None:
+        await stream.receive()
+        if not secure:
+            await stream.send(b"HTTP/1.1 200 OK\r\n\r\n")
+            await stream.receive()
+        while True:
+            await stream.send(SAY_HELLO * 2000)
+
+    with running(behave=behave) as proxy:
+        url, scheme = ("ws://a.test/", "https") if secure else ("wss://a.test/", "http")
+        started = time.monotonic()
+        _, error = face.failure(url, proxy=proxy.url().replace("http", scheme), config=SHORT)
+        assert isinstance(error, anyws.HandshakeTimeout)
+        assert time.monotonic() - started < 4
 
 
 # --- The environment ---
@@ -475,12 +572,15 @@ import anyio, anyws, anyws.sync, anyws.callbacks
 def told(error):
     assert isinstance(error, anyws.ProxyError), repr(error)
     assert isinstance(error, ImportError)
-    assert "pip install 'anyio-websocket[proxy]'" in str(error), str(error)
+    assert "pip install 'anyio-websocket[proxy]', or proxy=None" in str(error), str(error)
+    assert f"the proxy {error.proxy} needs python-socks" in str(error), str(error)
+    assert error.proxy.endswith("://127.0.0.1:1"), error.proxy
+    assert "hunter2" not in str(error), str(error)
     assert not error.transient
 
 async def main():
     try:
-        async with anyws.open_websocket("ws://127.0.0.1:1/", proxy="http://127.0.0.1:1"):
+        async with anyws.open_websocket("ws://127.0.0.1:1/", proxy="http://me:hunter2@127.0.0.1:1"):
             pass
     except anyws.ProxyError as error:
         told(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import threading
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -77,8 +78,9 @@ def context_for(url: str) -> dict[str, Any]:
 def test_redirects_are_refusals_unless_they_are_asked_for(face: Face) -> None:
     """V26."""
     with site(a="/b") as here:
-        _, error = face.failure(here.at("/a"))
+        words, error = face.failure(here.at("/a"))
         assert isinstance(error, anyws.HandshakeRejected)
+        assert words.endswith("; redirects are not followed, as Config.max_redirects is 0")
         assert error.response.status == 302
         assert error.response.headers["Location"] == "/b"
         assert error.response.redirects == ()
@@ -210,6 +212,25 @@ def test_a_refusal_behind_a_redirect_knows_where_it_comes_from(face: Face) -> No
         assert [one.location for one in error.response.redirects] == [there]
 
 
+LATE = Config(max_redirects=5, handshake_timeout=0.5, cancel_grace=0.2)
+
+
+def test_a_refusal_whose_body_is_late_knows_where_it_comes_from_too(face: Face) -> None:
+    with answering(b"HTTP/1.1 403 x\r\nContent-Length: 99999\r\n\r\nno") as there:
+        with site(a=there) as here:
+            words, error = face.failure(here.at("/a"), config=LATE)
+            assert isinstance(error, anyws.HandshakeRejected)
+            assert words == "the server refused the WebSocket: 403 Forbidden: 'no'"
+            assert [one.location for one in error.response.redirects] == [there]
+
+
+def test_a_redirect_whose_body_is_late_says_that_redirects_are_off(face: Face) -> None:
+    with answering(b"HTTP/1.1 302 x\r\nLocation: /b\r\nContent-Length: 9\r\n\r\nno") as url:
+        words, error = face.failure(url, config=replace(LATE, max_redirects=0))
+        assert isinstance(error, anyws.HandshakeRejected)
+        assert words.endswith("; redirects are not followed, as Config.max_redirects is 0")
+
+
 def _saying(answer: bytes) -> Callable[[socket.socket], None]:
     def serve(sock: socket.socket) -> None:
         raw._read_head(sock)
@@ -306,6 +327,7 @@ def test_a_stream_leads_to_one_place_whatever_the_server_says() -> None:
                 async with anyws.wrap_client_stream(stream, here.at("/a"), config=FOLLOW):
                     pass
             assert caught.value.response.status == 302
+            assert str(caught.value).endswith("the stream leads to one server")
 
     anyio.run(main)
 

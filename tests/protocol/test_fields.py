@@ -23,6 +23,7 @@ from anyws._protocol.fields import (
     parse_subprotocols,
     parse_tokens,
     split_list,
+    tls_name,
 )
 
 TCHARS = "!#$%&'*+-.^_`|~0123456789abcxyzABCXYZ"
@@ -277,3 +278,19 @@ def test_a_key_that_is_not_canonical_base64_of_16_bytes_is_none(key):
 def test_the_accept_key_of_the_rfc():
     """R-41."""
     assert accept_key("dGhlIHNhbXBsZSBub25jZQ==") == "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+
+
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        ("a.test", "a.test"),
+        ("a.test.", "a.test"),
+        ("127.0.0.1", "127.0.0.1"),
+        ("::1", "::1"),
+        ("fe80::1%eth0", "fe80::1"),
+        ("fe80::1%eth0.", "fe80::1"),
+    ],
+)
+def test_tls_calls_a_host_what_certificates_call_it(host, name):
+    """V27: RFC 6066, section 3."""
+    assert tls_name(host) == name

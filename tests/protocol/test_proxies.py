@@ -54,6 +54,14 @@ def test_a_proxy_is_what_its_url_says(url, safe, protocol, secure, resolves):
     assert (proxy.username, proxy.password) == (None, None)
 
 
+@pytest.mark.parametrize(
+    ("scheme", "without"),
+    [("http", "http"), ("https", "http"), ("socks5h", "socks5h"), ("socks4+tls", "socks4")],
+)
+def test_a_proxy_knows_its_scheme_without_tls(scheme, without):
+    assert Proxy(f"{scheme}://p.test").scheme_without_tls == without
+
+
 def test_user_name_and_password_are_decoded_and_shown_nowhere():
     """V28."""
     proxy = Proxy("http://me%40home:p%3Aw@proxy.test:3128")
@@ -80,6 +88,9 @@ def test_user_name_and_password_are_decoded_and_shown_nowhere():
         (f"socks5://me:hunter2{'x' * 255}@proxy.test", "ASCII, 255 bytes at most"),
         ("socks5://hunter2@proxy.test", "a user name with a password, or neither"),
         ("socks5://:hunter2@proxy.test", "a user name with a password, or neither"),
+        ("http://:hunter2@proxy.test", "no user name before it"),
+        ("hunter2:://@proxy.test", "must begin with one of"),
+        ("me:hunter2://x@proxy.test", "must begin with one of"),
     ],
 )
 def test_what_is_no_proxy_s_url_is_refused_without_showing_its_password(url, words):
@@ -167,9 +178,10 @@ def test_the_environment_names_the_proxy(url, environment, expected):
     assert chosen(url, **environment) == expected
 
 
-def test_an_environment_that_names_no_proxy_says_so_and_shows_no_password():
+@pytest.mark.parametrize("url", ["gopher://me:hunter2@p.test", "me:hunter2://@p.test"])
+def test_an_environment_that_names_no_proxy_says_so_and_shows_no_password(url):
     with pytest.raises(ProxyError, match=r"\(https_proxy\) that is none") as caught:
-        chosen("wss://x.test/", https="gopher://me:hunter2@p.test")
+        chosen("wss://x.test/", https=url)
     assert "hunter2" not in str(caught.value)
     assert not caught.value.transient
 
@@ -294,6 +306,12 @@ def test_a_proxy_that_is_not_there_or_leaves_may_be_back():
     assert away.transient
     assert str(away).endswith("no way to the proxy http://proxy.test:3128: Connection refused")
     assert not proxies.unreachable(PROXY, "a bad certificate", transient=False).transient
+
+
+def test_an_answer_that_python_socks_chokes_on_is_the_proxy_s_doing():
+    error = proxies.malformed(PROXY)
+    assert str(error) == "the answer of the proxy http://proxy.test:3128 is malformed"
+    assert (error.proxy, error.transient) == (PROXY.safe, False)
 
 
 def test_bytes_that_nobody_asked_for_are_refused():

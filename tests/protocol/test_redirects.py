@@ -199,13 +199,25 @@ def test_one_redirect_is_spoken_of_in_the_singular():
         course.follow(refusal("/2"))
 
 
-def test_redirects_that_are_off_are_refusals_like_any_other():
-    course = Course(parse_url("ws://a.test/"), None, 0)
+@pytest.mark.parametrize(
+    ("max_redirects", "why"),
+    [(0, "as Config.max_redirects is 0"), (None, "the stream leads to one server")],
+)
+def test_redirects_that_are_off_are_refusals_that_say_so(max_redirects, why):
+    course = Course(parse_url("ws://a.test/"), None, max_redirects)
     refused = refusal("/y")
     assert not course.is_over_with(refused.response)
-    with pytest.raises(HandshakeRejected) as caught:
+    with pytest.raises(HandshakeRejected, match=f"302 Found; redirects are not .*{why}") as caught:
         course.follow(refused)
-    assert caught.value is refused
+    assert caught.value.response is refused.response
+
+
+@pytest.mark.parametrize("max_redirects", [0, None, 1])
+def test_another_refusal_says_nothing_of_redirects(max_redirects):
+    course = Course(parse_url("ws://a.test/"), None, max_redirects)
+    with pytest.raises(HandshakeRejected) as caught:
+        course.follow(refusal(None, 403))
+    assert str(caught.value) == "the server refused the WebSocket: 403 Forbidden"
 
 
 def test_what_is_no_redirect_is_a_refusal_that_knows_how_it_was_come_by():
