@@ -177,6 +177,22 @@ def test_workers_that_end_at_their_start_again_and_again_are_given_up(tmp_path: 
         assert logged(running, "did not get as far as to serve: exit code 7") == 4
 
 
+def test_who_asks_for_a_restart_does_not_wait_for_the_pause_after_failures(tmp_path: Path) -> None:
+    with serving(tmp_path, "app:who", *FREE, "--workers", 2) as running:
+        url = running.url()
+        until(lambda: logged(running, " serves") == 2, running)
+        pid = who_serves(url)
+        (tmp_path / "app.py").write_text("this is no Python")
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: logged(running, "did not get as far as to serve") == 4, running)
+        # Of which each takes its time.
+        begun = time.monotonic()
+        (tmp_path / "app.py").write_text(PROGRAM)
+        running.process.send_signal(signal.SIGHUP)
+        until(lambda: logged(running, " serves") == 3, running)
+        assert time.monotonic() - begun < pause_after(5)
+
+
 def test_the_pause_after_failures_grows_to_its_longest_and_has_no_end() -> None:
     assert [pause_after(failures) for failures in range(1, 9)] == [0.5, 1, 2, 4, 8, 16, 30, 30]
     assert pause_after(1_000_000) == 30

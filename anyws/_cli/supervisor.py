@@ -269,6 +269,8 @@ class _Supervisor:
                 self._stop(HURRY)
         elif number == signal.SIGHUP and not self._is_stopping:
             _logger.info("restarting the workers, one by one")
+            # What failed is another program, as far as anybody knows.
+            self._failures, self._retry_at = 0, -math.inf
             for worker in self._present():
                 worker.outdated = True
 
