@@ -291,12 +291,14 @@ class Server(Listening):
         as AnyIO's for TLS, may lose a client when they are told to stop: give sockets, and an
         ``ssl_context``.
         """
-        self._retiring = not self._closing
+        begins = not self._closing
+        # Not taken back where another task has begun it.
+        self._retiring |= begins
         try:
             await self.aclose()
         except BaseException:
             # There is no more time for handshakes.
-            self._retiring = False
+            self._retiring &= not begins
             raise
 
     @property

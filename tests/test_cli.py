@@ -6,8 +6,11 @@ import importlib.metadata
 import json
 import os
 import re
+import signal
 import socket
 import ssl
+import subprocess
+import sys
 from contextlib import contextmanager
 from functools import partial
 from threading import Event
@@ -16,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import anyio.from_thread
 import pytest
 import trustme
-from programs import ANYWS, interrupt, rest_of, run, started
+from programs import ANYWS, free_port, interrupt, rest_of, run, started
 
 import anyws
 from anyws import Close, CloseCode, Reject
@@ -226,6 +229,40 @@ def test_a_demo_that_nobody_reads_ends_without_a_traceback(backend):
         assert (demo.returncode, demo.stderr.read()) == (1, "")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is nothing full")
+@pytest.mark.parametrize("command", ["demo", "connect"])
+def test_output_that_cannot_be_written_is_one_line(command, server):
+    arguments = [] if command == "demo" else [server.url, "--subprotocol", "endless"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", *ANYWS, command, *arguments],
+            check=False,
+            stdin=subprocess.PIPE,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+        )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last == "anyws: cannot write to standard output: No space left on device"
+    assert "Traceback" not in done.stderr
+
+
+@on_each_backend
+def test_an_echo_whose_place_nobody_reads_serves_all_the_same(backend):
+    port = free_port()
+    with started(*ANYWS, "echo", "--port", port, "--backend", backend) as echo:
+        echo.stdout.close()
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            except ConnectionRefusedError:
+                assert echo.poll() is None, echo.stderr.read()
+        echo.send_signal(signal.SIGINT)
+        assert (echo.wait(), echo.stderr.read()) == (0, "")
+
+
 async def mute(ws):
     await ws.receive()
     await ws.send("")
@@ -321,6 +358,12 @@ def test_a_host_that_is_not_ours_is_one_line():
     done = run(*ANYWS, "echo", "--host", "host.invalid", "--port", 0)
     assert done.returncode == 1
     assert re.fullmatch(r"anyws: cannot listen at host\.invalid, port 0: .+\n", done.stderr)
+
+
+def test_an_echo_at_no_host_at_all_says_what_a_host_is():
+    done = run(*ANYWS, "echo", "--host", "")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "anyws: '' is no host to listen at: all interfaces are \"*\" or None\n"
 
 
 # --- anyws connect ---

@@ -295,6 +295,32 @@ def test_a_retirement_that_is_cancelled_becomes_the_short_drain(backend: str) ->
 
 
 @both_backends
+def test_who_retires_a_server_again_refuses_nobody_either(backend: str) -> None:
+    """Cancelled or not: it is the first that decides."""
+
+    async def end(stage: Stage, begin: Any, serve: Any) -> None:
+        async with serve() as server:
+            await begin()
+            async with anyio.create_task_group() as tg:
+                tg.start_soon(server.retire)
+                await anyio.wait_all_tasks_blocked()
+                tg.start_soon(server.retire)
+                with anyio.move_on_after(1):
+                    await server.retire()
+
+    def prepare(stage: Stage) -> None:
+        client = stage.client(asks=False)
+        stage.task_group.start_soon(finish, client)
+
+    async def finish(client: Any) -> None:
+        await anyio.sleep(1.02 + 3)
+        client.push(request_bytes())
+
+    stage = run(backend, end, idle, prepare)
+    assert stage.clients[0].seen == [("Close 1012", 3), ("end", 3)]
+
+
+@both_backends
 def test_a_server_that_closes_already_does_not_retire(backend: str) -> None:
     async def end(stage: Stage, begin: Any, serve: Any) -> None:
         async with serve() as server:

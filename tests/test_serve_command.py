@@ -109,6 +109,49 @@ def test_signals_that_come_while_it_ends_do_not_change_the_exit_code(
         assert running.end() == 0
 
 
+ENDING_LATE = """
+import asyncio
+import os
+import signal
+import time
+
+
+def work():
+    listening = signal.getsignal(signal.SIGTERM)
+    print("working", flush=True)
+    while signal.getsignal(signal.SIGTERM) == listening:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    print("left", flush=True)
+    while not os.path.exists("enough"):
+        time.sleep(0.01)
+
+
+async def handler(ws):
+    asyncio.get_running_loop().run_in_executor(None, work)
+    await ws.receive()
+"""
+
+
+def test_a_signal_to_a_thread_that_the_program_waits_for_does_not_change_the_exit_code(
+    tmp_path: Path,
+) -> None:
+    """Where the main thread holds signals back, the system gives them to another."""
+    (tmp_path / "late.py").write_text(ENDING_LATE)
+    with serving(tmp_path, "late:handler", *FREE) as running:
+        with anyws.sync.open_websocket(running.url()):
+            assert running.line() == "working\n"
+            running.process.terminate()
+        assert running.line() == "left\n"
+        running.process.terminate()
+        running.process.send_signal(signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            running.process.wait(0.2)
+        (tmp_path / "enough").touch()
+        assert running.end() == 0
+        assert running.errors() == []
+
+
 def test_handlers_have_the_drain_timeout_and_no_longer(tmp_path: Path) -> None:
     with serving(tmp_path, "app:stuck", *FREE, "--drain-timeout", 0.3) as running:
         with anyws.sync.open_websocket(running.url()) as ws:
@@ -326,7 +369,11 @@ NO_HANDLER = "the handler must be an async function that takes a WebSocket, not 
         (["app:echo", "--on-request", "app:number"], "on_request must be a function that takes"),
         (["app:echo", "--origin", "x"], "'x'"),
         (["app:echo", "--cert", "none.pem"], "no certificate with its key in none.pem: No such"),
-        (["app:echo", "--cert", "app.py"], "no certificate with its key in app.py: "),
+        (
+            ["app:echo", "--cert", "app.py"],
+            "no certificate with its key in app.py: what is in there is no PEM, or not all of it, "
+            "or the key has a password",
+        ),
     ],
 )
 def test_what_cannot_be_served_is_one_line(

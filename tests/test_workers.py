@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import socket
+import subprocess
 import sys
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+import anyio
 import pytest
+from programs import ANYWS, free_port
 from served import BACKENDS, PATIENCE, PROGRAM, Running, serving
 
 import anyws
 import anyws.sync
 from anyws import Close
 from anyws._asked import SAME_WISH
+from anyws._cli.supervisor import pause_after
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -172,6 +177,27 @@ def test_workers_that_end_at_their_start_again_and_again_are_given_up(tmp_path: 
         assert logged(running, "did not get as far as to serve: exit code 7") == 4
 
 
+def test_who_asks_for_a_restart_does_not_wait_for_the_pause_after_failures(tmp_path: Path) -> None:
+    with serving(tmp_path, "app:who", *FREE, "--workers", 2) as running:
+        url = running.url()
+        until(lambda: logged(running, " serves") == 2, running)
+        pid = who_serves(url)
+        (tmp_path / "app.py").write_text("this is no Python")
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: logged(running, "did not get as far as to serve") == 4, running)
+        # Of which each takes its time.
+        begun = time.monotonic()
+        (tmp_path / "app.py").write_text(PROGRAM)
+        running.process.send_signal(signal.SIGHUP)
+        until(lambda: logged(running, " serves") == 3, running)
+        assert time.monotonic() - begun < pause_after(5)
+
+
+def test_the_pause_after_failures_grows_to_its_longest_and_has_no_end() -> None:
+    assert [pause_after(failures) for failures in range(1, 9)] == [0.5, 1, 2, 4, 8, 16, 30, 30]
+    assert pause_after(1_000_000) == 30
+
+
 # --- The end ---
 
 
@@ -240,3 +266,45 @@ def test_a_signal_before_anybody_serves_ends_it_too(tmp_path: Path) -> None:
         until((tmp_path / "begun").exists, running)
         running.process.terminate()
         assert running.end() == 0
+
+
+def test_a_worker_that_is_still_imported_ends_when_its_supervisor_is_killed(tmp_path: Path) -> None:
+    """It would keep the port, and accept from nobody."""
+    waiting = "import os, time\nopen('begun', 'x').write(str(os.getpid()))\ntime.sleep(600)\n"
+    (tmp_path / "slow.py").write_text(waiting)
+    begun = tmp_path / "begun"
+    with serving(tmp_path, "slow:who", *FREE, "--workers", 1) as running:
+        until(lambda: begun.exists() and begun.read_text() != "", running)
+        running.process.kill()
+        try:
+            until(lambda: not lives(int(begun.read_text())), running)
+        except AssertionError:
+            os.kill(int(begun.read_text()), signal.SIGKILL)
+            raise
+
+
+# --- Standard streams ---
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-", "<&- >&- 2>&-"])
+def test_workers_serve_although_standard_streams_are_closed(closed: str, tmp_path: Path) -> None:
+    """As where something starts it in the background; no socket takes their numbers."""
+    (tmp_path / "app.py").write_text(f"{PROGRAM}\nprint('imported', flush=True)\n")
+    port = free_port()
+    words = shlex.join([sys.executable, *ANYWS, "serve", "app:who", "--port", str(port)])
+    command = f"exec {words} --workers 1 {closed}"
+    with subprocess.Popen(["bash", "-c", command], cwd=tmp_path) as process:
+        try:
+            deadline = time.monotonic() + PATIENCE
+            while True:
+                try:
+                    assert who_serves(f"ws://127.0.0.1:{port}/") != process.pid
+                    break
+                except anyio.ConnectionFailed:
+                    assert process.poll() is None
+                    assert time.monotonic() < deadline
+                    time.sleep(0.01)
+            process.terminate()
+            assert process.wait(PATIENCE) == 0
+        finally:
+            process.kill()

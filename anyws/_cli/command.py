@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from functools import partial
@@ -15,7 +16,7 @@ from .connect import connect
 from .echo import echo
 from .serve import run_here, serve_here
 from .supervisor import supervise
-from .telling import INTERRUPTED, complain, stop_printing
+from .telling import INTERRUPTED, complain, fill_standard_streams, reason_of, stop_printing
 
 if TYPE_CHECKING:
     import argparse
@@ -26,9 +27,13 @@ __all__ = ["main"]
 # What a backend is installed with.
 _EXTRAS = {"trio": "trio", "uvloop": "fast"}
 
+# What only writing to a file or a terminal ends with.
+_UNWRITTEN = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with these arguments, those of the process by default; return its exit code."""
+    fill_standard_streams()
     given = sys.argv[1:] if arguments is None else list(arguments)
     options = parse(given)
     if not _is_installed(options.backend):
@@ -55,7 +60,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except* BrokenPipeError:
         stop_printing()
         code = 1
+    except* OSError as errors:
+        code = _complain_of_output(errors)
     return code
+
+
+def _complain_of_output(errors: ExceptionGroup[OSError]) -> int:
+    first: BaseException = errors
+    while isinstance(first, ExceptionGroup):
+        first = first.exceptions[0]
+    if not isinstance(first, OSError) or first.errno not in _UNWRITTEN:
+        raise errors
+    stop_printing()
+    return complain(f"cannot write to standard output: {reason_of(first)}")
 
 
 def _is_installed(backend: str) -> bool:

@@ -8,7 +8,7 @@ from anyio import CancelScope, sleep_forever
 
 from .._asked import receive_signals
 from .._server import open_server
-from .telling import complain, reason_of
+from .telling import announce, complain, reason_of
 
 if TYPE_CHECKING:
     import argparse
@@ -22,11 +22,13 @@ async def echo(options: argparse.Namespace) -> int:
     try:
         with CancelScope() as scope, receive_signals() as signals:
             async with open_server(_send_back, host=options.host, port=options.port) as server:
-                print(f"echo server at {server.url}, until Ctrl-C", flush=True)
+                announce(f"echo server at {server.url}, until Ctrl-C")
                 await anext(signals)
                 # The short way out: Close 1001, and a second for the clients to answer.
                 scope.cancel()
                 await sleep_forever()
+    except ValueError as error:
+        return complain(str(error))
     except OSError as error:
         return complain(f"cannot listen at {options.host}, port {options.port}: {reason_of(error)}")
     return 0

@@ -4,6 +4,9 @@ Who wants a program to end may say so more than once: `timeout` does, so do shel
 managers, and people. The second signal may come while the interpreter ends, when nobody listens to
 it any more, and would kill. So signals are held back before whoever listens leaves, and, once the
 exit code is known, are taken for what they are: the wish that it end at once.
+
+A thread can hold them back from itself alone, and the program may have others. What comes to one of
+these is noted, from when whoever listens has left.
 """
 
 from __future__ import annotations
@@ -12,8 +15,9 @@ import atexit
 import os
 import signal
 import sys
+import threading
 
-__all__ = ["end_at_signals", "hold_signals"]
+__all__ = ["end_at_signals", "hold_signals", "note_signals"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -22,6 +26,18 @@ def hold_signals() -> None:
     """Let no signal reach this thread, until `end_at_signals`."""
     if sys.platform != "win32":
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+
+def note_signals() -> None:
+    """Have a signal that comes to another thread do nothing, until `end_at_signals`."""
+    for one in _SIGNALS:
+        signal.signal(one, _note)
+
+
+def _note(number: int, _: object) -> None:
+    # Sent again to all of the process, it would come to the other thread again.
+    if sys.platform != "win32":
+        signal.pthread_kill(threading.get_ident(), number)
 
 
 def end_at_signals(code: int) -> None:

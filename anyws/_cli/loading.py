@@ -98,6 +98,13 @@ def _config(options: argparse.Namespace) -> Config:
     return dataclasses.replace(config, drain_timeout=options.drain_timeout)
 
 
+def _unread(error: OSError) -> str:
+    # OpenSSL has no words of its own for what it could not make sense of.
+    if isinstance(error, ssl.SSLError) and error.reason in {None, "PEM_LIB"}:
+        return "what is in there is no PEM, or not all of it, or the key has a password"
+    return reason_of(error)
+
+
 def _ssl_context(options: argparse.Namespace) -> ssl.SSLContext | None:
     if options.cert is None:
         return None
@@ -107,5 +114,5 @@ def _ssl_context(options: argparse.Namespace) -> ssl.SSLContext | None:
         context.load_cert_chain(options.cert, options.key, password="")
     except OSError as error:
         files = options.cert if options.key is None else f"{options.cert} and {options.key}"
-        raise CannotServe(f"no certificate with its key in {files}: {reason_of(error)}") from None
+        raise CannotServe(f"no certificate with its key in {files}: {_unread(error)}") from None
     return context

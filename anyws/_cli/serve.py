@@ -18,7 +18,7 @@ from anyio import create_task_group, wait_readable
 from .._asked import Asked, receive_signals
 from .._listening import Place, inherited_sockets
 from .._server import open_server
-from .late import end_at_signals, hold_signals
+from .late import end_at_signals, hold_signals, note_signals
 from .loading import CannotServe, load
 from .telling import announce, complain, reason_of
 
@@ -75,7 +75,7 @@ def serve_program(
             format=f"%(asctime)s {process}%(levelname)s %(name)s: %(message)s",
         )
         listening = sockets()
-        main = partial(serve, program, listening, options, control, when_done=hold_signals)
+        main = partial(serve, program, listening, options, control)
         code = run_here(main, options.backend)
     except CannotServe as error:
         return complain(f"cannot serve: {error}")
@@ -132,13 +132,10 @@ async def serve(
     sockets: list[socket.socket],
     options: argparse.Namespace,
     control: socket.socket | None,
-    *,
-    when_done: Callable[[], object] = lambda: None,
 ) -> int:
     """Serve until asked for the end, and return the exit code. Raises CannotServe.
 
-    when_done:
-        Called when all is closed, while signals are still received.
+    When it returns, signals are held back: `end_at_signals` is to follow.
     """
     where = places(sockets, options)
     try:
@@ -167,7 +164,8 @@ async def serve(
                     _say_ready(control, server)
                 await asked.close_server()
                 task_group.cancel_scope.cancel()
-        when_done()
+        hold_signals()
+    note_signals()
     return int(asked.has_cut)
 
 

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-__all__ = ["supervise"]
+__all__ = ["pause_after", "supervise"]
 
 _logger = logging.getLogger("anyws.server")
 
@@ -83,6 +83,12 @@ def supervise(options: argparse.Namespace, arguments: list[str]) -> int:
         return complain(f"cannot serve: {error}")
     supervisor = _Supervisor(sockets, options.workers, arguments, places(sockets, options))
     return supervisor.run()
+
+
+def pause_after(failures: int) -> float:
+    """Return the seconds until another worker is started, after so many failures in a row."""
+    # They may go on for weeks while another worker serves, and no float has all powers of two.
+    return min(math.ldexp(_FIRST_PAUSE, min(failures - 1, 32)), _LONGEST_PAUSE)
 
 
 class _State(enum.Enum):
@@ -263,6 +269,8 @@ class _Supervisor:
                 self._stop(HURRY)
         elif number == signal.SIGHUP and not self._is_stopping:
             _logger.info("restarting the workers, one by one")
+            # What failed is another program, as far as anybody knows.
+            self._failures, self._retry_at = 0, -math.inf
             for worker in self._present():
                 worker.outdated = True
 
@@ -308,7 +316,7 @@ class _Supervisor:
             self._failures = 0
         self._failures += 1
         self._failed_at = now
-        self._retry_at = now + min(_FIRST_PAUSE * 2 ** (self._failures - 1), _LONGEST_PAUSE)
+        self._retry_at = now + pause_after(self._failures)
         if not self._has_served:
             self._give_up("the first worker did not get as far as to serve")
         elif self._failures >= _MAX_FAILURES and not any(map(_serves, present)):

@@ -12,6 +12,7 @@ __all__ = [
     "INTERRUPTED",
     "announce",
     "complain",
+    "fill_standard_streams",
     "note",
     "printable",
     "reason_of",
@@ -40,6 +41,20 @@ def announce(line: str) -> None:
         print(line, flush=True)
     except OSError:
         stop_printing()
+
+
+def fill_standard_streams() -> None:
+    """Give each standard stream that was closed before this process began to nobody.
+
+    Else the next socket would have its number, and what a process started from here prints or
+    reads, or has put in its place, would be that socket.
+    """
+    number = 0
+    while number <= 2:
+        number = os.open(os.devnull, os.O_RDWR)
+        if number <= 2:
+            os.set_inheritable(number, True)
+    os.close(number)
 
 
 def stop_printing() -> None:
