@@ -75,21 +75,39 @@ async def close_when_asked(server: Server, signals: AsyncIterator[object]) -> As
     return asked
 
 
+# By `receive_signals`: a process has one set of signal handlers.
+_taken = False
+
+
 @contextmanager
 def receive_signals() -> Iterator[AsyncIterator[object]]:
     """Take over SIGTERM and SIGINT, and give those that come.
 
-    Raises RuntimeError outside the main thread, which alone gets signals.
+    Raises RuntimeError outside the main thread, which alone gets signals, and where they are taken
+    over already: the one before would wait for them in vain.
     """
+    global _taken  # noqa: PLW0603 - a process has one set of signal handlers
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("signals can be handled in the main thread of a program only")
+    if _taken:
+        raise RuntimeError(
+            "another server of this program handles its signals already: end the others by "
+            "cancelling them, or with Server.aclose()"
+        )
     with ExitStack() as stack:
+        _taken = True
+        stack.callback(_give_back)
         signals: AsyncIterator[object] = nothing()
         try:
             signals = stack.enter_context(open_signal_receiver(signal.SIGINT, signal.SIGTERM))
         except NotImplementedError:
             pass  # asyncio on Windows: there Ctrl-C cancels the main task
         yield signals
+
+
+def _give_back() -> None:
+    global _taken  # noqa: PLW0603
+    _taken = False
 
 
 async def nothing() -> AsyncIterator[object]:

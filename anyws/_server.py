@@ -102,7 +102,8 @@ async def serve(
         asyncio on Windows there are none to be had: there Ctrl-C cancels the program
     :param task_status: for ``await task_group.start(serve, ...)``, which returns the `Server`
         once it listens
-    :raises RuntimeError: ``handle_signals`` outside the main thread (the caller's fault)
+    :raises RuntimeError: ``handle_signals`` outside the main thread, or while another server
+        handles them (the caller's fault)
 
     Other arguments and errors are those of `open_server`.
     """

@@ -162,6 +162,26 @@ def test_outside_the_main_thread_signals_cannot_be_handled_and_the_error_says_so
     ]
 
 
+@both_backends
+def test_one_server_at_a_time_handles_the_signals_and_another_is_told(backend: str) -> None:
+    serve = partial(anyws.serve, echo, port=0, handle_signals=True)
+
+    async def main() -> None:
+        for _ in range(2):  # it can be had again
+            async with anyio.create_task_group() as tg:
+                server = await tg.start(serve)
+                with pytest.raises(RuntimeError, match="another server of this program handles"):
+                    await serve()
+                async with anyws.open_websocket(server.url, config=QUICK) as ws:
+                    await ws.send("still served")
+                    assert await ws.receive() == "still served"
+                tg.cancel_scope.cancel()
+
+    before = handlers_of_signals()
+    anyio.run(main, backend=backend)
+    assert handlers_of_signals() == before
+
+
 async def test_where_there_are_no_signals_nothing_comes() -> None:
     with anyio.move_on_after(0.01) as scope:
         await anext(nothing())
