@@ -86,7 +86,7 @@ def receive_signals() -> Iterator[AsyncIterator[object]]:
     Raises RuntimeError outside the main thread, which alone gets signals, and where they are taken
     over already: the one before would wait for them in vain.
     """
-    global _taken  # noqa: PLW0603 - a process has one set of signal handlers
+    global _taken
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("signals can be handled in the main thread of a program only")
     if _taken:
@@ -106,7 +106,7 @@ def receive_signals() -> Iterator[AsyncIterator[object]]:
 
 
 def _give_back() -> None:
-    global _taken  # noqa: PLW0603
+    global _taken
     _taken = False
 
 
