@@ -238,8 +238,8 @@ async def a_request_that_is_none(world: World) -> None:
         try:
             async with anyws.wrap_server_stream(near, on_request=answer, config=QUICK):
                 raise Violation("no WebSocket's request, and open")
-        except anyws.HandshakeInvalid:
-            pass
+        except anyws.HandshakeRejected as error:
+            check(error.response.status == 200, f"answered {error.response}")
 
     async with anyio.create_task_group() as tg:
         tg.start_soon(ask)
