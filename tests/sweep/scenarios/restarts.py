@@ -8,6 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import anyio
+from anyio.streams.tls import TLSListener
+from connections import server_tls
 from world import CANCEL, MEMORY, QUICK, SLACK, STREAM_ERRORS, TCP, Peer, World, check
 
 import anyws
@@ -95,6 +97,27 @@ async def a_server_that_retires(world: World) -> None:
         check([peer.close.code for peer in peers if peer.close] == [1012], "not closed with 1012")
         check(late[0].startswith(b"HTTP/1.1 101 "), f"the late one was told {late[0][:40]!r}")
         check(late[0].endswith(b"\x88\x02\x03\xf4"), f"the late one was closed with {late[0]!r}")
+
+
+@scenario(kinds=(MEMORY, TCP))
+async def a_server_that_retires_while_tls_begins(world: World) -> None:
+    """Whom a listener of the program's has not handed over yet is waited for, but not for ever."""
+    inner, connect, _ = await world.listener()
+    listener = TLSListener(inner, server_tls())  # type: ignore[arg-type] # any of streams will do
+
+    async def operation() -> None:
+        async with anyws.open_server(_echo, listeners=[listener], config=QUICK) as server:
+            async with await connect():
+                with anyio.move_on_after(2):
+                    while not server._arrivals.any_left:
+                        await anyio.sleep(0.001)
+                began = anyio.current_time()
+                await server.retire()
+                waited = anyio.current_time() - began
+                check(waited >= 0.9 * (QUICK.drain_timeout or 0), f"waited {waited:.3f} s")
+
+    await world.attack(operation, within=_SECONDS)
+    await listener.aclose()
 
 
 _REST = (
