@@ -311,8 +311,8 @@ def main() -> int:
     share = 1
     if options.short:
         options.every, share = SHORT_STEP, SHORT_SHARE
-    logging.getLogger("anyws").setLevel(logging.CRITICAL)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    for name in ("anyws", "asyncio", "anyio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     _JOBS[:] = jobs(options)
     run = partial(
         work,
