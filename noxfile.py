@@ -14,6 +14,8 @@ PYTHONS = ["3.11", "3.12", "3.13"]
 # Per cent, branches included.
 COVERAGE = 95
 PROTOCOL_COVERAGE = 98
+# Measured, and beside other things, a test takes several times what it takes by itself.
+LONGEST = "--timeout=300"
 # They take their time, and are a session of their own.
 QUICK = ["--ignore=tests/bars", "--ignore=tests/test_benchmarks.py"]
 # What makes anyws fast, left out one by one; everything has to work without it.
@@ -49,8 +51,7 @@ def run_tests(session: nox.Session, data: Path, *args: str) -> None:
     """
     env = {"COVERAGE_FILE": str(data)}
     session.run("coverage", "erase", env=env)
-    # Measured, and beside other things, a test takes several times what it takes by itself.
-    pytest = (str(Path(session.bin) / "pytest"), "--timeout=300")
+    pytest = (str(Path(session.bin) / "pytest"), LONGEST)
     session.run("coverage", "run", *pytest, *args, env=env)
     session.run("coverage", "combine", "--quiet", env=env)
 
@@ -70,7 +71,7 @@ def tests(session: nox.Session) -> None:
 def tests_everywhere(session: nox.Session) -> None:
     """The test suite on every interpreter that is supported."""
     install(session, "test")
-    session.run("pytest", *(session.posargs or QUICK))
+    session.run("pytest", LONGEST, *(session.posargs or QUICK))
 
 
 @nox.session
@@ -79,7 +80,7 @@ def variants(session: nox.Session) -> None:
     install(session, "test")
     for name, env in VARIANTS.items():
         session.log(name)
-        session.run("pytest", *(session.posargs or QUICK), env=env)
+        session.run("pytest", LONGEST, *(session.posargs or QUICK), env=env)
 
 
 @nox.session
