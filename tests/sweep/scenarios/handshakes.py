@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from connections import client_tls
@@ -30,6 +31,9 @@ from anyws._transports import sockets
 from anyws._transports.sockets import connect_to_first
 
 from ._registry import BOTH, scenario
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @scenario(kinds=(TCP, TLS))
@@ -71,13 +75,41 @@ async def connect_to_the_address_that_answers(world: World) -> None:
     await listener.aclose()
 
 
-@scenario(kinds=(TCP, TLS))
-async def connect_with_plain_transports(world: World) -> None:
+@contextmanager
+def _plain_transports() -> Iterator[None]:
     native, sockets.NATIVE = sockets.NATIVE, False
     try:
-        await connect(world)
+        yield
     finally:
         sockets.NATIVE = native
+
+
+@scenario(kinds=(TCP, TLS))
+async def connect_with_plain_transports(world: World) -> None:
+    with _plain_transports():
+        await connect(world)
+
+
+@scenario(kinds=(TCP,))
+async def a_client_that_leaves_in_the_handshake_with_plain_transports(world: World) -> None:
+    """Server and client are struck together."""
+    listener, connect, _ = await world.listener()
+
+    async def handler(_: WebSocket) -> None:
+        raise Violation("half a request, and open")
+
+    async def operation() -> None:
+        async with anyws.open_server(handler, listeners=[listener], config=QUICK) as server:
+            async with await connect() as stream:
+                await stream.send(b"GET / HTTP/1.1\r\n")
+            with anyio.fail_after(5):
+                while not server.totals.refused:
+                    await anyio.lowlevel.checkpoint()
+
+    with _plain_transports():
+        # A grace for the server, and one for its handshakes.
+        await world.attack(operation, within=2 * (QUICK.cancel_grace + SLACK))
+    await listener.aclose()
 
 
 def _open_to(world: World, listener: Any, **options: Any) -> Any:
