@@ -75,8 +75,8 @@ async def close_when_asked(server: Server, signals: AsyncIterator[object]) -> As
     return asked
 
 
-# By `receive_signals`: a process has one set of signal handlers.
-_taken = False
+# Held by `receive_signals`: a process has one set of signal handlers.
+_handlers = threading.Lock()
 
 
 @contextmanager
@@ -86,28 +86,21 @@ def receive_signals() -> Iterator[AsyncIterator[object]]:
     Raises RuntimeError outside the main thread, which alone gets signals, and where they are taken
     over already: the one before would wait for them in vain.
     """
-    global _taken
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("signals can be handled in the main thread of a program only")
-    if _taken:
+    if not _handlers.acquire(blocking=False):
         raise RuntimeError(
             "another server of this program handles its signals already: end the others by "
             "cancelling them, or with Server.aclose()"
         )
     with ExitStack() as stack:
-        _taken = True
-        stack.callback(_give_back)
+        stack.callback(_handlers.release)
         signals: AsyncIterator[object] = nothing()
         try:
             signals = stack.enter_context(open_signal_receiver(signal.SIGINT, signal.SIGTERM))
         except NotImplementedError:
             pass  # asyncio on Windows: there Ctrl-C cancels the main task
         yield signals
-
-
-def _give_back() -> None:
-    global _taken
-    _taken = False
 
 
 async def nothing() -> AsyncIterator[object]:

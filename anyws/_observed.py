@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ._close import Role
 from ._counters import Counters
 from ._errors import HandshakeRejected
+from ._protocol.http import FIRST_ERROR
 from ._protocol.tracing import TracedProtocol, tell_refused
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["count_refused", "counters_of", "note_end", "note_opened", "note_refused"]
 
-_FIRST_ERROR = 400
 _LOGGERS = {
     Role.CLIENT: logging.getLogger("anyws.client"),
     Role.SERVER: logging.getLogger("anyws.server"),
@@ -81,7 +81,7 @@ def count_refused(tally: Tally, error: BaseException) -> None:
 
 def _answer_in(error: BaseException | str) -> Response | None:
     """Return the program's own answer to a request, as a health check's, if it is no refusal."""
-    if isinstance(error, HandshakeRejected) and error.response.status < _FIRST_ERROR:
+    if isinstance(error, HandshakeRejected) and error.response.status < FIRST_ERROR:
         return error.response
     return None
 

@@ -16,6 +16,7 @@ from ._connection import is_cancellation, split_cancellations
 from ._errors import HandshakeError, HandshakeInvalid, HandshakeRejected
 from ._protocol.handshake_server import ServerHandshake
 from ._protocol.http import (
+    FIRST_ERROR,
     Headers,
     Reject,
     Request,
@@ -122,7 +123,7 @@ class Policy:
 
 def refusal_of(bad: BadRequest, response: Response) -> HandshakeError:
     """Return what our caller is told of a request that is none of a WebSocket's client."""
-    if response.status < 400:
+    if response.status < FIRST_ERROR:
         return HandshakeRejected(response)  # a hook was ready for it: nothing is wrong
     return HandshakeInvalid(f"the client was refused: {bad}")
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = [
+    "FIRST_ERROR",
     "Headers",
     "HeadersLike",
     "Redirect",
@@ -30,6 +31,9 @@ __all__ = [
 ]
 
 HeadersLike: TypeAlias = Mapping[str, str] | Iterable[tuple[str, str]] | str
+
+# RFC 9110, section 15: the first status of those that refuse.
+FIRST_ERROR: Final = 400
 
 _SECRET: Final = frozenset({"authorization", "cookie", "proxy-authorization", "set-cookie"})
 # RFC 9110, section 5.5: no control characters; CR, LF and NUL would end or cut the header.

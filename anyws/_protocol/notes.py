@@ -17,7 +17,7 @@ _logger = logging.getLogger("anyws.server")
 
 
 class Notes:
-    """Made when there is something: most requests need none."""
+    """Made when there is something, the end of a server's client included."""
 
     __slots__ = ("_is_over", "_on_end", "path_parameters", "state")
 

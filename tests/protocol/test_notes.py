@@ -38,13 +38,11 @@ def test_callbacks_are_called_once_and_the_latest_first():
     one, called = request(), []
     for number in range(3):
         one.on_end(lambda number=number: called.append(number))
+    call_on_end(None)  # there was no request
+    assert called == []
     call_on_end(one)
     call_on_end(one)
     assert called == [2, 1, 0]
-
-
-def test_where_there_was_no_request_there_is_nothing_to_call():
-    call_on_end(None)
 
 
 def test_a_callback_that_comes_too_late_is_called_at_once():
