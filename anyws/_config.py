@@ -49,6 +49,9 @@ MAX_PIECE_BYTES: Final = 256 * KIB
 # What one read takes from the stream; also what one write hands to it, so that a write of any
 # size shows progress to `write_timeout` at least this often.
 CHUNK_BYTES: Final = 64 * KIB
+# Seconds from one message sent to the next, nothing being received in between, that are taken to
+# mean that more will follow: then they go out together, as soon as other tasks have run.
+BURST: Final = 0.0001
 # Seconds that a peer which needs no more from us has to end its half of TLS and TCP.
 LINGER: Final = 1.0
 # Clients beyond `Config.max_connections` that are told so at a time; the others just see the

@@ -232,7 +232,12 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("options", "error", "words"), WRONG, ids=[str(w[0]) for w in WRONG])
+# Names without addresses: they are to be the same in every process.
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    WRONG,
+    ids=[f"{number}: {w[2]}" for number, w in enumerate(WRONG)],
+)
 async def test_a_wrong_argument_is_told_where_it_is_given(options, error, words: str) -> None:
     place = {"port": 0} if options else {}
     given: dict[str, Any] = {"handlers": echo, **place, **options}

@@ -167,10 +167,7 @@ class Inbox:
     def take(self) -> str | bytes:
         """Take the first message; there must be one."""
         message = self._queue().popleft()
-        if isinstance(message, bytes):
-            self.waiting_bytes -= len(message)
-        else:
-            self.waiting_bytes -= size_of(message)
+        self.waiting_bytes -= len(message) if type(message) is bytes else size_of(message)
         return message
 
     # --- In pieces ---

@@ -9,8 +9,9 @@ Reading pauses while more than a chunk waits for room in the inbox.
 **Writing.** The loop's transport finishes what it was given, so no frame is ever torn, and a
 cancelled sender just goes. Its buffer is allowed to hold one write: while there is anything in it
 (`_congested`) senders wait in line, and encode only when it is their turn. While messages wait in
-the inbox, the frames that answer them are held together (`_corked`) and go out in one write, at
-the latest when the loop comes around.
+the inbox, the frames that answer them are held together (`_corked`), and so are those that follow
+one another without anything received in between: they go out in one write, at the latest when the
+loop comes around.
 
 **Time.** One timer of the loop, at the nearest of all deadlines. A deadline that moves away leaves
 it alone: it looks, and is set anew.
@@ -25,10 +26,11 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from .._close import Role
-from .._config import CHUNK_BYTES, IDLE_AFTER, LAST_ATTEMPT, LINGER
+from .._config import BURST, CHUNK_BYTES, IDLE_AFTER, LAST_ATTEMPT, LINGER
 from .._protocol.protocol import Half
 from .base import LateEvent, Transport
 from .errors import forget_frames
@@ -62,6 +64,7 @@ class AsyncioTransport(Transport, BufferedProtocol):
         "_corked_bytes",
         "_drains",
         "_eof",
+        "_has_answered",
         "_hurry",
         "_is_cut",
         "_is_ending",
@@ -89,6 +92,7 @@ class AsyncioTransport(Transport, BufferedProtocol):
         "_timer_at",
         "_waiter",
         "_write_timeout",
+        "_wrote_at",
     )
     needs_task_group = False
 
@@ -116,6 +120,8 @@ class AsyncioTransport(Transport, BufferedProtocol):
         self._drains: list[asyncio.Future[bool]] = []  # of who waits in `_drain`
         self._corked: list[bytes] = []
         self._corked_bytes = 0
+        self._has_answered = False  # a message was sent since anything was received
+        self._wrote_at = -math.inf  # another one
         self._pending: deque[bytes | memoryview] | None = None  # behind what the sink has
         self._pending_bytes = 0
         self._pushed_bytes = 0  # of `push`, since nothing was pending: what is pending ends in them
@@ -167,7 +173,8 @@ class AsyncioTransport(Transport, BufferedProtocol):
 
     def taken(self) -> None:
         self._receives += 1
-        if self._paused or self.protocol.has_unparsed:
+        # There is more room than before: that lets reading go on, or has what is left parsed.
+        if self._paused or (self.protocol.has_unparsed and self._parse_at == math.inf):
             self._look_around()
 
     def write(
@@ -229,6 +236,7 @@ class AsyncioTransport(Transport, BufferedProtocol):
 
     def data_received(self, data: memoryview) -> None:
         self._liveness.heard(self._loop.time())
+        self._has_answered = False
         protocol = self.protocol
         # Whoever receives comes for the next one soon, and if not, `_look_around` sees to it.
         protocol.feed(data)
@@ -390,9 +398,9 @@ class AsyncioTransport(Transport, BufferedProtocol):
         frame = protocol.encode(data, finished=finished, compress=compress)
         sink = self._sink
         if (
-            protocol.inbox.messages
+            not self._congested
             and self._corked_bytes + len(frame) < CHUNK_BYTES
-            and not self._congested
+            and (protocol.inbox.messages or self._is_burst())
         ):
             if not self._corked:
                 self._loop.call_soon(self._flush)
@@ -406,6 +414,14 @@ class AsyncioTransport(Transport, BufferedProtocol):
             sink.write(frame)
         # Closing already: a write has failed, and the loop is about to say so.
         return not (self._congested or sink.is_closing())
+
+    def _is_burst(self) -> bool:
+        """Whether a message follows others at once, with nothing received in between."""
+        if not self._has_answered:
+            self._has_answered = True
+            return False
+        before, self._wrote_at = self._wrote_at, monotonic()
+        return self._wrote_at - before < BURST
 
     async def _wait_for_turn(self) -> None:
         if self._senders is None:

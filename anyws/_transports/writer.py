@@ -13,6 +13,7 @@ comes meanwhile.
 
 While messages wait in the inbox, the frames that answer them are held together (`_corked`), and
 their senders go on. They go out in one write, as soon as the task or the attendant gets its turn.
+To a socket, so do those that follow one another at once, with nothing received in between.
 
 At the end it is the writer that closes the stream: in order or, when it was cancelled, by force.
 """
@@ -20,13 +21,15 @@ At the end it is the writer that closes the stream: in order or, when it was can
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from anyio import CancelScope, Event, current_time, move_on_after
 
 from .._close import Role
-from .._config import CHUNK_BYTES, LINGER
+from .._config import BURST, CHUNK_BYTES, LINGER
 from .._protocol.protocol import Half
 from .base import LateEvent
 from .errors import forget_frames, note_failure
@@ -109,6 +112,8 @@ class Writer:
         self._scope: CancelScope | None = None  # while the task runs
         self._corked: list[bytes] = []
         self._corked_bytes = 0
+        self._has_answered = False  # a message was sent since anything was received
+        self._wrote_at = -math.inf  # another one
         self._rest: memoryview | None = None  # of a direct write, for the task to go on with
         # Frames that nobody waits for, behind the write in progress.
         self._pushed: deque[bytes] | None = None
@@ -197,6 +202,7 @@ class Writer:
 
     def note_read(self) -> None:
         """Take note that a read went by: a write that outlasts two waits for the peer."""
+        self._has_answered = False
         if self.writing_since is not None:
             self._reads_during_write += 1
             self._protocol.write_blocked = self._reads_during_write > 2
@@ -263,12 +269,21 @@ class Writer:
         if not protocol.sendable:
             raise protocol.exception()
         self._cork(data, finished, compress)
-        if protocol.inbox.messages and self._corked_bytes < CHUNK_BYTES and self._on_cork():
+        is_one_of_many = protocol.inbox.messages or self._is_burst()
+        if is_one_of_many and self._corked_bytes < CHUNK_BYTES and self._on_cork():
             return True
         is_written = self._send_corked(direct)
         if not protocol.sendable:
             raise protocol.exception()
         return is_written
+
+    def _is_burst(self) -> bool:
+        """Whether a message follows others at once, with nothing received in between."""
+        if not self._has_answered:
+            self._has_answered = True
+            return False
+        before, self._wrote_at = self._wrote_at, monotonic()
+        return self._wrote_at - before < BURST
 
     def _cork(self, data: str | bytes, finished: bool, compress: bool | None) -> None:
         frame = self._protocol.encode(data, finished=finished, compress=compress)
