@@ -240,6 +240,8 @@ async def leave_task_group(
     `exc` is what the body raised. It is not given to the group, which would wrap it, and nothing
     that happens here takes its place.
     """
+    if task_group is None and finished.is_set():
+        return
     cancelled = get_cancelled_exc_class()
     try:
         with CancelScope(shield=True):

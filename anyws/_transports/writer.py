@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 from anyio import CancelScope, Event, current_time, move_on_after
 
 from .._close import Role
-from .._config import BURST, CHUNK_BYTES, LINGER
+from .._config import BURST, CHUNK_BYTES, FRAME_BYTES, LINGER
 from .._protocol.protocol import Half
 from .base import LateEvent
 from .errors import forget_frames, note_failure
@@ -49,6 +49,9 @@ _logger = logging.getLogger("anyws.protocol")
 
 # Of what is held together, in bytes or code points.
 _LARGEST_HELD = CHUNK_BYTES // 4
+# What a plain stream has taken of a write, in bytes, when somebody is to read meanwhile, as the
+# peer may be writing as well. (Where it takes less than that, the attendant reads soon enough.)
+_LONG = 4 * FRAME_BYTES
 
 
 class _Outgoing:
@@ -422,12 +425,12 @@ class Writer:
 
     async def _write_in_pieces(self, data: bytes | memoryview) -> None:
         # In pieces, so that a large write shows whether it gets on.
-        for start in range(0, len(data), CHUNK_BYTES):
+        for start in range(0, len(data), FRAME_BYTES):
             self._begin_write(gets_on=start > 0)
-            if start == CHUNK_BYTES:
+            if start == _LONG:
                 self.is_long = True
                 self._on_change()
-            piece = data if len(data) <= CHUNK_BYTES else data[start : start + CHUNK_BYTES]
+            piece = data if len(data) <= FRAME_BYTES else data[start : start + FRAME_BYTES]
             await self._stream.send(bytes(piece))
 
     async def _write_what_is_taken(self, direct: DirectSocket, data: memoryview) -> None:
