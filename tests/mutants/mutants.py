@@ -162,7 +162,7 @@ RECEIVING = [
         name="receive does not look whether it is cancelled",
         breaks="3.4, H14: every operation is a checkpoint for cancellation",
         file="_websocket.py",
-        old="            return checkpoint_if_cancelled()\n",
+        old="            return self._checkpoint_if_cancelled()\n",
         new="            return self._nothing()\n",
         also=(
             (
@@ -229,8 +229,8 @@ RECEIVING = [
         name="a chunk is read and then a cancellation let in",
         breaks="3.2, H17: what arrives together with the cancellation is not lost",
         file="_transports/stream.py",
-        old="            data = await self._receive(CHUNK_BYTES)\n",
-        new="""            data = await self._receive(CHUNK_BYTES)
+        old="            data = await self._receive(FRAME_BYTES)\n",
+        new="""            data = await self._receive(FRAME_BYTES)
             await checkpoint()
 """,
         scenario="receive whole",
@@ -714,6 +714,15 @@ NATIVES = [
         old="            self._rest = memoryview(data)[sent:]\n",
         new="            self._rest = memoryview(data)[len(data) :]\n",
         scenario="send large",
+        kind=NATIVE,
+    ),
+    Mutant(
+        name="of what is held together the latest goes out first",
+        breaks="3.2: what `send` has returned from goes out, in order",
+        file="_transports/asyncio.py",
+        old="            self._corked.append(frame)\n",
+        new="            self._corked.insert(0, frame)\n",
+        scenario="send several in a row",
         kind=NATIVE,
     ),
     Mutant(

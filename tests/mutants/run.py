@@ -105,7 +105,7 @@ def suite(name: str, *files: str) -> Stage:
 TIMED = suite("the tests of time", "test_timeouts.py", "test_drain.py")
 STATEFUL = suite("the property test", "stateful")
 # What no interleaving shows: a check that is missing, a turn that is not given.
-TESTS_AS_WELL = suite("the tests", "test_pressure.py", "test_cancellation.py")
+TESTS_AS_WELL = suite("the tests", "test_pressure.py", "test_cancellation.py", "test_bursts.py")
 SUITES = (TIMED, STATEFUL, TESTS_AS_WELL)
 
 

@@ -66,6 +66,29 @@ async def send_small(world: World) -> None:
 
 
 @scenario(*BOTH)
+async def send_several_in_a_row(world: World) -> None:
+    """Some of them may be held together: a beginning goes out, and all that `send` returned from."""
+    texts = [str(number) for number in range(6)]
+    returned = 0
+    async with world.opened() as (ws, peer):
+        await ws.send("before")
+        await peer.until(lambda: peer.messages)
+
+        async def operation() -> None:
+            nonlocal returned
+            for text in texts:
+                await ws.send(text)
+                returned += 1
+
+        await world.attack(operation, within=0.01)
+        await world.check_usable(ws, peer)
+        sent = [m.decode() for m in peer.messages if m not in {b"before", b"still here"}]
+        check(sent == texts[: len(sent)], f"{sent} are no beginning")
+        check(0 <= len(sent) - returned <= 1, f"{returned} were sent, and {len(sent)} arrived")
+        check(peer.messages[-1] == b"still here", "out of order")
+
+
+@scenario(*BOTH)
 async def send_large_to_a_stalled_peer(world: World) -> None:
     large = bytes(range(256)) * 1600
     await _send(world, lambda ws: ws.send(large), large, stalled=True)
