@@ -134,6 +134,17 @@ async def send_more_than_the_system_takes_behind_another(world: World) -> None:
 @scenario("client", "server")
 async def send_while_a_message_is_under_way(world: World) -> None:
     """A sender waits for another's message in fragments to end."""
+    await _send_behind_fragments(world, lambda ws: ws.send("third"))
+
+
+@scenario("client")
+async def send_text_while_a_message_is_under_way(world: World) -> None:
+    await _send_behind_fragments(world, lambda ws: ws.send_text("third"))
+
+
+async def _send_behind_fragments(
+    world: World, operation: Callable[[WebSocket], Awaitable[object]]
+) -> None:
     async with world.opened() as (ws, peer):
         async with anyio.create_task_group() as tg:
 
@@ -145,7 +156,7 @@ async def send_while_a_message_is_under_way(world: World) -> None:
 
             tg.start_soon(stream)
             await peer.until(lambda: peer.frames)
-            await world.attack(lambda: ws.send("third"), within=0.01)
+            await world.attack(lambda: operation(ws), within=0.01)
         await world.check_usable(ws, peer)
         check(peer.messages[0] == b"first second", "the message in fragments is not whole")
         check(len(peer.messages) <= 3, "too many messages")
