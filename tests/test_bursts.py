@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 import pytest
-from connections import QUICK, connected, every_kind
+from connections import QUICK, connected, every_kind, every_network
 
-from anyws._transports import asyncio as asyncio_transport
-from anyws._transports import writer
+import anyws
+from anyws._transports import bursts
 from anyws._transports.asyncio import AsyncioTransport
 from anyws._transports.stream import StreamTransport
-
-if TYPE_CHECKING:
-    import anyws
 
 COUNT = 50
 MESSAGES = [f"{number:03}" for number in range(COUNT)]
@@ -62,10 +59,15 @@ def writes() -> Writes:
     return Writes()
 
 
-async def test_messages_in_a_row_take_few_writes(writes: Writes, monkeypatch) -> None:
-    for module in (asyncio_transport, writer):
-        # However slow this machine is.
-        monkeypatch.setattr(module, "BURST", 60.0)
+@pytest.fixture
+def _however_slow_this_machine_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bursts, "BURST", 60.0)
+
+
+@pytest.mark.usefixtures("_however_slow_this_machine_is")
+async def test_messages_in_a_row_take_few_writes(
+    writes: Writes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with connected("tcp") as (client, server):
         writes.watch(client, monkeypatch)
         await server.send("go")
@@ -73,9 +75,43 @@ async def test_messages_in_a_row_take_few_writes(writes: Writes, monkeypatch) ->
         for message in MESSAGES:
             await client.send(message)
         # The first ones could not know of the others.
-        assert len(writes.sizes) == 2
+        at_once = len(writes.sizes)
+        assert at_once == (2 if isinstance(client._transport, AsyncioTransport) else 7)
         assert [await server.receive() for _ in MESSAGES] == MESSAGES
-        assert len(writes.sizes) == 3
+        assert len(writes.sizes) == at_once + 1
+
+
+@pytest.mark.usefixtures("_however_slow_this_machine_is")
+async def test_two_answers_to_every_message_are_no_burst(
+    writes: Writes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connected("tcp") as (client, server):
+        writes.watch(client, monkeypatch)
+        for number in range(1, 6):
+            await server.send("go")
+            assert await client.receive() == "go"
+            await client.send("one")
+            await client.send("two")
+            assert len(writes.sizes) == 2 * number
+
+
+@every_network
+@pytest.mark.usefixtures("_however_slow_this_machine_is")
+async def test_what_was_sent_arrives_though_the_connection_is_cut(kind: str) -> None:
+    """3.3: bytes already written are not thrown away by an abortive close."""
+    async with connected(kind) as (client, server):
+        for message in MESSAGES:
+            await client.send(message)
+        client.abort()
+        received: list[str | bytes] = []
+        with pytest.raises(anyws.ConnectionBroken):
+            while True:
+                received.append(await server.receive())
+        if kind == "tcp":
+            assert received == MESSAGES
+        else:
+            # What TLS has not encrypted yet goes with it.
+            assert received == MESSAGES[: len(received)]
 
 
 async def test_a_message_by_itself_is_written_at_once(writes: Writes, monkeypatch) -> None:

@@ -26,13 +26,13 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from .._close import Role
-from .._config import BURST, CHUNK_BYTES, IDLE_AFTER, LAST_ATTEMPT, LINGER
+from .._config import CHUNK_BYTES, IDLE_AFTER, LAST_ATTEMPT, LINGER
 from .._protocol.protocol import Half
 from .base import LateEvent, Transport
+from .bursts import Burst
 from .errors import forget_frames
 from .link import BufferedProtocol, leave
 
@@ -50,6 +50,8 @@ __all__ = ["AsyncioTransport"]
 
 # A stalled write is looked at so many times before it is given up.
 _LOOKS = 8
+# Messages in a row that go out at once, before others are held together with what follows.
+_MOST_AT_ONCE = 2
 # What the loop's transport gets at once, in bytes.
 _PIECE = 2 * CHUNK_BYTES
 
@@ -58,13 +60,13 @@ class AsyncioTransport(Transport, BufferedProtocol):
     # There is one for every connection, and a dictionary of that many names takes 1.5 KB.
     __slots__ = (
         "__weakref__",
+        "_burst",
         "_close_timeout",
         "_congested",
         "_corked",
         "_corked_bytes",
         "_drains",
         "_eof",
-        "_has_answered",
         "_hurry",
         "_is_cut",
         "_is_ending",
@@ -92,7 +94,6 @@ class AsyncioTransport(Transport, BufferedProtocol):
         "_timer_at",
         "_waiter",
         "_write_timeout",
-        "_wrote_at",
     )
     needs_task_group = False
 
@@ -120,8 +121,7 @@ class AsyncioTransport(Transport, BufferedProtocol):
         self._drains: list[asyncio.Future[bool]] = []  # of who waits in `_drain`
         self._corked: list[bytes] = []
         self._corked_bytes = 0
-        self._has_answered = False  # a message was sent since anything was received
-        self._wrote_at = -math.inf  # another one
+        self._burst = Burst(_MOST_AT_ONCE)
         self._pending: deque[bytes | memoryview] | None = None  # behind what the sink has
         self._pending_bytes = 0
         self._pushed_bytes = 0  # of `push`, since nothing was pending: what is pending ends in them
@@ -215,6 +215,9 @@ class AsyncioTransport(Transport, BufferedProtocol):
     def abort(self, cause: str, *, by_us: bool = False) -> None:
         if self._is_lost:
             return
+        if self._corked:
+            # As if it had been written when it was sent.
+            self._flush()
         self.protocol.abort(cause, by_us=by_us, is_cut=self._is_writing)
         self._drop_unwritten()
         self._is_ending = True
@@ -236,7 +239,7 @@ class AsyncioTransport(Transport, BufferedProtocol):
 
     def data_received(self, data: memoryview) -> None:
         self._liveness.heard(self._loop.time())
-        self._has_answered = False
+        self._burst.messages = 0
         protocol = self.protocol
         # Whoever receives comes for the next one soon, and if not, `_look_around` sees to it.
         protocol.feed(data)
@@ -400,7 +403,7 @@ class AsyncioTransport(Transport, BufferedProtocol):
         if (
             not self._congested
             and self._corked_bytes + len(frame) < CHUNK_BYTES
-            and (protocol.inbox.messages or self._is_burst())
+            and (protocol.inbox.messages or self._burst.holds())
         ):
             if not self._corked:
                 self._loop.call_soon(self._flush)
@@ -414,14 +417,6 @@ class AsyncioTransport(Transport, BufferedProtocol):
             sink.write(frame)
         # Closing already: a write has failed, and the loop is about to say so.
         return not (self._congested or sink.is_closing())
-
-    def _is_burst(self) -> bool:
-        """Whether a message follows others at once, with nothing received in between."""
-        if not self._has_answered:
-            self._has_answered = True
-            return False
-        before, self._wrote_at = self._wrote_at, monotonic()
-        return self._wrote_at - before < BURST
 
     async def _wait_for_turn(self) -> None:
         if self._senders is None:

@@ -50,6 +50,10 @@ __all__ = ["StreamTransport", "hold_back"]
 
 _logger = logging.getLogger("anyws.protocol")
 
+# Seconds from the second piece of a write until somebody reads beside it: the peer may be writing
+# as well. Most writes are over by then.
+_READ_BESIDE_AFTER = 0.001
+
 
 def hold_back(stream: AnyByteStream) -> None:
     """Keep a new stream from reading ahead without bound.
@@ -358,6 +362,8 @@ class StreamTransport(Transport):
         if not self._write_planned and self._write_timeout is not None:
             self._write_planned = True
             self._plan(now + self._write_timeout)
+        if self._writer.is_long and not self._attendant_reading:
+            self._plan(now + _READ_BESIDE_AFTER)
 
     def _check_timers(self, now: float) -> float:
         """Do what is due, and return when something will be due next."""

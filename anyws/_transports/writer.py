@@ -21,17 +21,16 @@ At the end it is the writer that closes the stream: in order or, when it was can
 from __future__ import annotations
 
 import logging
-import math
 from collections import deque
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from anyio import CancelScope, Event, current_time, move_on_after
 
 from .._close import Role
-from .._config import BURST, CHUNK_BYTES, FRAME_BYTES, LINGER
+from .._config import CHUNK_BYTES, FRAME_BYTES, LINGER
 from .._protocol.protocol import Half
 from .base import LateEvent
+from .bursts import Burst
 from .errors import forget_frames, note_failure
 
 if TYPE_CHECKING:
@@ -49,9 +48,9 @@ _logger = logging.getLogger("anyws.protocol")
 
 # Of what is held together, in bytes or code points.
 _LARGEST_HELD = CHUNK_BYTES // 4
-# What a plain stream has taken of a write, in bytes, when somebody is to read meanwhile, as the
-# peer may be writing as well. (Where it takes less than that, the attendant reads soon enough.)
-_LONG = 4 * FRAME_BYTES
+# Messages in a row that go to a socket at once. To have those that follow written by another task,
+# and then it was not for nothing, costs as much as some more system calls.
+_MOST_AT_ONCE = 7
 
 
 class _Outgoing:
@@ -115,8 +114,7 @@ class Writer:
         self._scope: CancelScope | None = None  # while the task runs
         self._corked: list[bytes] = []
         self._corked_bytes = 0
-        self._has_answered = False  # a message was sent since anything was received
-        self._wrote_at = -math.inf  # another one
+        self._burst = Burst(_MOST_AT_ONCE)
         self._rest: memoryview | None = None  # of a direct write, for the task to go on with
         # Frames that nobody waits for, behind the write in progress.
         self._pushed: deque[bytes] | None = None
@@ -205,7 +203,7 @@ class Writer:
 
     def note_read(self) -> None:
         """Take note that a read went by: a write that outlasts two waits for the peer."""
-        self._has_answered = False
+        self._burst.messages = 0
         if self.writing_since is not None:
             self._reads_during_write += 1
             self._protocol.write_blocked = self._reads_during_write > 2
@@ -272,21 +270,13 @@ class Writer:
         if not protocol.sendable:
             raise protocol.exception()
         self._cork(data, finished, compress)
-        is_one_of_many = protocol.inbox.messages or self._is_burst()
+        is_one_of_many = protocol.inbox.messages or self._burst.holds()
         if is_one_of_many and self._corked_bytes < CHUNK_BYTES and self._on_cork():
             return True
         is_written = self._send_corked(direct)
         if not protocol.sendable:
             raise protocol.exception()
         return is_written
-
-    def _is_burst(self) -> bool:
-        """Whether a message follows others at once, with nothing received in between."""
-        if not self._has_answered:
-            self._has_answered = True
-            return False
-        before, self._wrote_at = self._wrote_at, monotonic()
-        return self._wrote_at - before < BURST
 
     def _cork(self, data: str | bytes, finished: bool, compress: bool | None) -> None:
         frame = self._protocol.encode(data, finished=finished, compress=compress)
@@ -426,10 +416,8 @@ class Writer:
     async def _write_in_pieces(self, data: bytes | memoryview) -> None:
         # In pieces, so that a large write shows whether it gets on.
         for start in range(0, len(data), FRAME_BYTES):
+            self.is_long = start > 0
             self._begin_write(gets_on=start > 0)
-            if start == _LONG:
-                self.is_long = True
-                self._on_change()
             piece = data if len(data) <= FRAME_BYTES else data[start : start + FRAME_BYTES]
             await self._stream.send(bytes(piece))
 
