@@ -10,10 +10,13 @@ import pytest
 from connections import QUICK, connected, every_kind, every_network
 
 import anyws
+from anyws._config import NATIVE
 from anyws._transports import bursts
 from anyws._transports.asyncio import AsyncioTransport
 from anyws._transports.stream import StreamTransport
 
+#: where a write is one to the system: a plain stream takes a message before `send` returns
+to_the_system = pytest.mark.skipif(not NATIVE, reason="there are only plain streams")
 COUNT = 50
 MESSAGES = [f"{number:03}" for number in range(COUNT)]
 
@@ -64,6 +67,7 @@ def _however_slow_this_machine_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bursts, "BURST", 60.0)
 
 
+@to_the_system
 @pytest.mark.usefixtures("_however_slow_this_machine_is")
 async def test_messages_in_a_row_take_few_writes(
     writes: Writes, monkeypatch: pytest.MonkeyPatch
@@ -81,6 +85,7 @@ async def test_messages_in_a_row_take_few_writes(
         assert len(writes.sizes) == at_once + 1
 
 
+@to_the_system
 @pytest.mark.usefixtures("_however_slow_this_machine_is")
 async def test_two_answers_to_every_message_are_no_burst(
     writes: Writes, monkeypatch: pytest.MonkeyPatch
@@ -114,6 +119,7 @@ async def test_what_was_sent_arrives_though_the_connection_is_cut(kind: str) -> 
             assert received == MESSAGES[: len(received)]
 
 
+@to_the_system
 async def test_a_message_by_itself_is_written_at_once(writes: Writes, monkeypatch) -> None:
     async with connected("tcp") as (client, server):
         writes.watch(client, monkeypatch)
