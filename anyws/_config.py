@@ -49,9 +49,6 @@ MAX_PIECE_BYTES: Final = 256 * KIB
 # What one read takes from the stream; also what one write hands to it, so that a write of any
 # size shows progress to `write_timeout` at least this often.
 CHUNK_BYTES: Final = 64 * KIB
-# The same with the head of a frame, so that neither a read nor a write of a frame which carries
-# just as much leaves a few bytes to another one.
-FRAME_BYTES: Final = CHUNK_BYTES + 14
 # Seconds from one message sent to the next, nothing being received in between, that are taken to
 # mean that more will follow: then they go out together, as soon as other tasks have run.
 BURST: Final = 0.0001

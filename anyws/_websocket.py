@@ -265,8 +265,7 @@ class WebSocket(Face, ObjectStream[str | bytes]):
         before its first byte is out, nothing was sent; after that the message is sent whole all
         the same, or the connection breaks. (RFC 6455, section 6.1.)
         """
-        data = item if type(item) is bytes else as_message(item)
-        # As in `_send`: a coroutine less for most messages.
+        data = item if isinstance(item, bytes) else as_message(item)
         await self._checkpoint_if_cancelled()
         if self._fragmented is not None or not self._protocol.sendable:
             await self._wait_for_turn()
@@ -283,14 +282,14 @@ class WebSocket(Face, ObjectStream[str | bytes]):
 
         Otherwise like `send`.
         """
-        await self._send(as_text(data, errors), compress)
+        await self.send(as_text(data, errors), compress=compress)
 
     async def send_bytes(self, data: bytes | str, *, compress: bool | None = None) -> None:
         """Send a binary message; a `str` is sent as its UTF-8.
 
         Otherwise like `send`.
         """
-        await self._send(as_binary(data), compress)
+        await self.send(as_binary(data), compress=compress)
 
     async def send_json(
         self, data: Any, *, binary: bool = False, compress: bool | None = None
@@ -303,14 +302,7 @@ class WebSocket(Face, ObjectStream[str | bytes]):
         Otherwise like `send`.
         """
         text = as_json(data)
-        await self._send(as_binary(text) if binary else as_text(text), compress)
-
-    async def _send(self, data: str | bytes, compress: bool | None) -> None:
-        await self._checkpoint_if_cancelled()
-        if self._fragmented is not None or not self._protocol.sendable:
-            await self._wait_for_turn()
-        if (waiting := self._write(data, finished=True, compress=compress)) is not None:
-            await waiting
+        await self.send(as_binary(text) if binary else text, compress=compress)
 
     def _write(
         self, data: str | bytes, *, finished: bool, compress: bool | None

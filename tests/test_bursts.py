@@ -24,10 +24,11 @@ MESSAGES = [f"{number:03}" for number in range(COUNT)]
 class Writes:
     """What goes to the system for one connection, write by write."""
 
-    def __init__(self) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sizes: list[int] = []
+        self._monkeypatch = monkeypatch
 
-    def watch(self, ws: anyws.WebSocket, monkeypatch: pytest.MonkeyPatch) -> None:
+    def watch(self, ws: anyws.WebSocket) -> None:
         transport: Any = ws._transport
         if isinstance(transport, AsyncioTransport):
             sink = transport._sink
@@ -36,7 +37,7 @@ class Writes:
             assert isinstance(transport, StreamTransport)
             direct = transport._direct
             assert direct is not None
-            monkeypatch.setattr(
+            self._monkeypatch.setattr(
                 transport._writer, "_direct", _Watched(direct, "send_now", self.sizes)
             )
 
@@ -58,8 +59,14 @@ class _Watched:
 
 
 @pytest.fixture
-def writes() -> Writes:
-    return Writes()
+def writes(monkeypatch: pytest.MonkeyPatch) -> Writes:
+    return Writes(monkeypatch)
+
+
+async def ask(client: anyws.WebSocket, server: anyws.WebSocket) -> None:
+    """Have the client receive something: what it sends next is no part of a row."""
+    await server.send("go")
+    assert await client.receive() == "go"
 
 
 @pytest.fixture
@@ -69,13 +76,10 @@ def _however_slow_this_machine_is(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @to_the_system
 @pytest.mark.usefixtures("_however_slow_this_machine_is")
-async def test_messages_in_a_row_take_few_writes(
-    writes: Writes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_messages_in_a_row_take_few_writes(writes: Writes) -> None:
     async with connected("tcp") as (client, server):
-        writes.watch(client, monkeypatch)
-        await server.send("go")
-        assert await client.receive() == "go"
+        writes.watch(client)
+        await ask(client, server)
         for message in MESSAGES:
             await client.send(message)
         # The first ones could not know of the others.
@@ -87,14 +91,11 @@ async def test_messages_in_a_row_take_few_writes(
 
 @to_the_system
 @pytest.mark.usefixtures("_however_slow_this_machine_is")
-async def test_two_answers_to_every_message_are_no_burst(
-    writes: Writes, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_two_answers_to_every_message_are_no_burst(writes: Writes) -> None:
     async with connected("tcp") as (client, server):
-        writes.watch(client, monkeypatch)
+        writes.watch(client)
         for number in range(1, 6):
-            await server.send("go")
-            assert await client.receive() == "go"
+            await ask(client, server)
             await client.send("one")
             await client.send("two")
             assert len(writes.sizes) == 2 * number
@@ -120,9 +121,9 @@ async def test_what_was_sent_arrives_though_the_connection_is_cut(kind: str) -> 
 
 
 @to_the_system
-async def test_a_message_by_itself_is_written_at_once(writes: Writes, monkeypatch) -> None:
+async def test_a_message_by_itself_is_written_at_once(writes: Writes) -> None:
     async with connected("tcp") as (client, server):
-        writes.watch(client, monkeypatch)
+        writes.watch(client)
         for number in range(5):
             await client.send("ping")
             assert len(writes.sizes) == number + 1

@@ -10,9 +10,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from .._close import Role
+from .._config import CHUNK_BYTES
 
 __all__ = [
     "BINARY",
+    "CHUNK_FRAME_BYTES",
     "CLOSE",
     "CONTINUATION",
     "MAX_HEAD_BYTES",
@@ -32,6 +34,9 @@ PING = 0x9
 PONG = 0xA
 
 MAX_HEAD_BYTES = 14  # of a frame, masking key included
+# A frame that carries a chunk. Of plain streams, one read or write takes as much, so that none
+# leaves a few bytes of such a frame to another one.
+CHUNK_FRAME_BYTES = CHUNK_BYTES + MAX_HEAD_BYTES
 
 _KNOWN = frozenset({CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG})
 

@@ -31,7 +31,8 @@ from anyio.abc import SocketAttribute
 from anyio.lowlevel import checkpoint
 from anyio.streams.tls import TLSStream
 
-from .._config import FRAME_BYTES, IDLE_AFTER, LAST_ATTEMPT
+from .._config import IDLE_AFTER, LAST_ATTEMPT
+from .._protocol.frames import CHUNK_FRAME_BYTES
 from .base import LateEvent, Transport
 from .errors import forget_frames, note_failure
 from .writer import Writer
@@ -229,7 +230,7 @@ class StreamTransport(Transport):
         """Feed one chunk, or the end of the stream, to the protocol, up to its first message."""
         handled = sys.exception()
         try:
-            data = await self._receive(FRAME_BYTES)
+            data = await self._receive(CHUNK_FRAME_BYTES)
         except EndOfStream:
             self._end_reading(None)
         except Exception as error:  # noqa: BLE001 - whatever it is, it ends the connection

@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING
 from anyio import CancelScope, Event, current_time, move_on_after
 
 from .._close import Role
-from .._config import CHUNK_BYTES, FRAME_BYTES, LINGER
+from .._config import CHUNK_BYTES, LINGER
+from .._protocol.frames import CHUNK_FRAME_BYTES
 from .._protocol.protocol import Half
 from .base import LateEvent
 from .bursts import Burst
@@ -415,10 +416,12 @@ class Writer:
 
     async def _write_in_pieces(self, data: bytes | memoryview) -> None:
         # In pieces, so that a large write shows whether it gets on.
-        for start in range(0, len(data), FRAME_BYTES):
+        for start in range(0, len(data), CHUNK_FRAME_BYTES):
             self.is_long = start > 0
             self._begin_write(gets_on=start > 0)
-            piece = data if len(data) <= FRAME_BYTES else data[start : start + FRAME_BYTES]
+            piece = (
+                data if len(data) <= CHUNK_FRAME_BYTES else data[start : start + CHUNK_FRAME_BYTES]
+            )
             await self._stream.send(bytes(piece))
 
     async def _write_what_is_taken(self, direct: DirectSocket, data: memoryview) -> None:

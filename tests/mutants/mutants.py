@@ -229,8 +229,8 @@ RECEIVING = [
         name="a chunk is read and then a cancellation let in",
         breaks="3.2, H17: what arrives together with the cancellation is not lost",
         file="_transports/stream.py",
-        old="            data = await self._receive(FRAME_BYTES)\n",
-        new="""            data = await self._receive(FRAME_BYTES)
+        old="            data = await self._receive(CHUNK_FRAME_BYTES)\n",
+        new="""            data = await self._receive(CHUNK_FRAME_BYTES)
             await checkpoint()
 """,
         scenario="receive whole",
