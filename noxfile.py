@@ -18,6 +18,8 @@ PROTOCOL_COVERAGE = 98
 LONGEST = "--timeout=300"
 # They take their time, and are a session of their own.
 QUICK = ["--ignore=tests/bars", "--ignore=tests/test_benchmarks.py"]
+# All of the tests keep all cores busy for some minutes; of a few, one wants to see the output.
+ON_ALL_CORES = ["-n", "auto", "--dist", "worksteal"]
 # What makes anyws fast, left out one by one; everything has to work without it.
 VARIANTS = {
     "plain transports": {"ANYWS_WITHOUT": "native"},
@@ -61,7 +63,7 @@ def tests(session: nox.Session) -> None:
     """The test suite on this interpreter, with its coverage."""
     install(session, "test")
     data = Path(session.create_tmp()) / "coverage"
-    run_tests(session, data, *(session.posargs or QUICK))
+    run_tests(session, data, *(session.posargs or [*ON_ALL_CORES, *QUICK]))
     # A part of the tests has no figure to reach.
     bound = [] if session.posargs else [f"--fail-under={COVERAGE}"]
     session.run("coverage", "report", *bound, env={"COVERAGE_FILE": str(data)})
@@ -71,7 +73,7 @@ def tests(session: nox.Session) -> None:
 def tests_everywhere(session: nox.Session) -> None:
     """The test suite on every interpreter that is supported."""
     install(session, "test")
-    session.run("pytest", LONGEST, *(session.posargs or QUICK))
+    session.run("pytest", LONGEST, *(session.posargs or [*ON_ALL_CORES, *QUICK]))
 
 
 @nox.session
@@ -80,7 +82,7 @@ def variants(session: nox.Session) -> None:
     install(session, "test")
     for name, env in VARIANTS.items():
         session.log(name)
-        session.run("pytest", LONGEST, *(session.posargs or QUICK), env=env)
+        session.run("pytest", LONGEST, *(session.posargs or [*ON_ALL_CORES, *QUICK]), env=env)
 
 
 @nox.session

@@ -11,6 +11,7 @@ import anyio.lowlevel
 import pytest
 import trio
 from hypothesis import HealthCheck, settings
+from interop import summary
 from interrupts import Sweep
 
 import anyws
@@ -39,6 +40,11 @@ settings.load_profile("default")
 
 def pytest_report_header() -> str:
     return f"anyws: {anyws.__file__}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    # Here and not beside its tests: where processes share them, this one has none of those.
+    summary.report(terminalreporter)
 
 
 @pytest.fixture(params=[pytest.param(value, id=name) for name, value in BACKENDS.items()])
