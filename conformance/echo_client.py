@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from urllib.parse import quote
 
-import anyio
+from backends import BACKENDS, run
 from echo_server import CONFIG
 
 import anyws
@@ -54,10 +54,10 @@ def take_part_blocking(url: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("url")
-    parser.add_argument("--backend", choices=["asyncio", "trio", "blocking"], default="asyncio")
+    parser.add_argument("--backend", choices=BACKENDS, default="asyncio")
     parser.add_argument("--agent", default="anyws")
     options = parser.parse_args()
     if options.backend == "blocking":
         main_blocking(options.url, options.agent)
     else:
-        anyio.run(main, options.url, options.agent, backend=options.backend)
+        run(options.backend, main, options.url, options.agent)

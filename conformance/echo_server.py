@@ -9,6 +9,7 @@ import argparse
 import threading
 
 import anyio
+from backends import BACKENDS, run
 
 import anyws
 import anyws.sync
@@ -44,10 +45,10 @@ def main_blocking(port: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--backend", choices=["asyncio", "trio", "blocking"], default="asyncio")
+    parser.add_argument("--backend", choices=BACKENDS, default="asyncio")
     parser.add_argument("--port", type=int, default=0)
     options = parser.parse_args()
     if options.backend == "blocking":
         main_blocking(options.port)
     else:
-        anyio.run(main, options.port, backend=options.backend)
+        run(options.backend, main, options.port)

@@ -1,4 +1,4 @@
-"""Autobahn's WebSocket conformance cases, against client and server: on both backends, and blocking.
+"""Autobahn's WebSocket conformance cases, against client and server: on each backend, and blocking.
 
     python conformance/run.py                   all but categories 9, 12 and 13: seconds
     python conformance/run.py --full            every case
@@ -20,12 +20,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from backends import BACKENDS
 from suite import Process, Run, Suite, SuiteError, default_cache, find_suite
 from verdict import ROLES, Expected, Result, judge, notable, table
 
 HERE = Path(__file__).resolve().parent
-# "blocking" is `anyws.sync`.
-BACKENDS = ("asyncio", "trio", "blocking")
 ALL_CASES = 517
 # Large messages: nine tenths of the time of a full run.
 LEFT_OUT_OF_SHORT = ("9.*", "12.*", "13.*")
