@@ -21,8 +21,8 @@ from ._handshake import Handshake
 from ._protocol.url import parse_url
 from ._proxy import connect_through
 from ._target import Arguments, Attempt, Target, explain_tls
+from ._transports.holding import hold_back
 from ._transports.sockets import connect
-from ._transports.stream import hold_back
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

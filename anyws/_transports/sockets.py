@@ -33,8 +33,9 @@ from anyio.streams.tls import TLSStream
 from .._config import NATIVE
 from .._protocol.fields import tls_name
 from .asyncio import AsyncioTransport
+from .holding import hold_back
 from .link import Link
-from .stream import StreamTransport, hold_back
+from .stream import StreamTransport
 
 if TYPE_CHECKING:
     import ssl

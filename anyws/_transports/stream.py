@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING, Any
 from anyio import CancelScope, EndOfStream, Event, current_time
 from anyio.abc import SocketAttribute
 from anyio.lowlevel import checkpoint
-from anyio.streams.tls import TLSStream
 
 from .._config import IDLE_AFTER, LAST_ATTEMPT
 from .._protocol.frames import CHUNK_FRAME_BYTES
@@ -40,37 +39,20 @@ from .writer import Writer
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from anyio.abc import AnyByteStream, ByteStream, TaskGroup
+    from anyio.abc import ByteStream, TaskGroup
 
     from .._config import Config
     from .._protocol.protocol import Protocol
     from .base import Liveness
     from .trio import DirectSocket
 
-__all__ = ["StreamTransport", "hold_back"]
+__all__ = ["StreamTransport"]
 
 _logger = logging.getLogger("anyws.protocol")
 
 # Seconds from the second piece of a write until somebody reads beside it: the peer may be writing
 # as well. Most writes are over by then.
 _READ_BESIDE_AFTER = 0.001
-
-
-def hold_back(stream: AnyByteStream) -> None:
-    """Keep a new stream from reading ahead without bound.
-
-    AnyIO's stream on asyncio reads from the moment it is connected, into a queue of its own, until
-    a `receive` has had to wait. Where a peer sends without pause, none ever has to. A stream that
-    was paused once reads no more than `receive` asks for. There is no public way to say so.
-    """
-    while isinstance(stream, TLSStream):
-        stream = stream.transport_stream
-    pause = getattr(getattr(stream, "_transport", None), "pause_reading", None)
-    if pause is not None:
-        try:
-            pause()
-        except RuntimeError:
-            pass  # closed already
 
 
 class StreamTransport(Transport):
