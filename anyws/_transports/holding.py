@@ -43,6 +43,8 @@ def hold_back(stream: AnyByteStream) -> None:
 class _OneChunk(asyncio.Protocol):
     """Hands everything on, until the event loop lets go of it with the connection."""
 
+    __slots__ = ("_protocol", "_transport")
+
     def __init__(self, transport: asyncio.Transport, protocol: asyncio.Protocol) -> None:
         self._transport = transport
         self._protocol = protocol
