@@ -248,11 +248,11 @@ def test_what_another_thread_has_just_read_is_a_sign_of_life(call: str, run) -> 
 
 def test_a_peer_that_takes_a_large_message_slowly_is_alive(run) -> None:
     """Our ping waits behind the message, so that it cannot answer."""
-    with pair(config=Config(ping_interval=0.2, ping_timeout=0.2)) as (ws, peer):
-        sending = run(ws.send, b"x" * 200_000)
+    with pair(config=Config(ping_interval=0.4, ping_timeout=0.4)) as (ws, peer):
+        sending = run(ws.send, b"x" * 300_000)
         received = 0
         pause = threading.Event()
-        while received < 200_000:
+        while received < 300_000:
             received += len(peer.raw.recv(8192))
             pause.wait(0.05)  # it is slow
         sending.result(5)
