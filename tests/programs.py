@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
@@ -109,9 +110,21 @@ def is_waiting(process: subprocess.Popen[str]) -> bool:
     return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "S"
 
 
+# Not of those that systems hand out by themselves, and each test process has its own: between the
+# moment that a port is found free and that in which a program listens there, nobody else gets it.
+_ports = itertools.count(os.getpid() * 499)
+
+
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    """Return a port of 127.0.0.1 at which nobody listens, another one each time."""
+    for number in itertools.islice(_ports, 1000):
+        port = 10_000 + number % 22_000
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        return port
+    raise OSError("no port of 127.0.0.1 is free")
 
 
 def _streams(environment: dict[str, object]) -> dict[str, Any]:

@@ -145,12 +145,6 @@ def silent_server() -> Iterator[str]:
         yield f"ws://127.0.0.1:{listening.getsockname()[1]}/"
 
 
-def refused_port() -> int:
-    """Return a port at which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
-
-
 def poll_to_the_end(client: Client) -> int:
     """Poll until there is nothing to come; give the number of events."""
     number = 0

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from callbacks.clients import GUARD, Heard, refused_port, served, silent_server
+from callbacks.clients import GUARD, Heard, served, silent_server
 from connections import authority, client_tls, server_tls
+from programs import free_port
 
 import anyws
 from anyws import Config
@@ -62,7 +63,7 @@ def test_an_unknown_host_is_named():
 
 
 def test_a_refused_port_is_named():
-    port = refused_port()
+    port = free_port()
     end = failure(f"ws://127.0.0.1:{port}/")
     assert end.what == f"cannot connect to 127.0.0.1 port {port}: Connection refused"
     assert isinstance(end.error, OSError)
@@ -120,7 +121,7 @@ def test_a_server_that_is_none_of_websockets():
 
 def test_a_failed_client_can_be_opened_again():
     heard = Heard()
-    client = Client(f"ws://127.0.0.1:{refused_port()}/", heard, config=CONFIG)
+    client = Client(f"ws://127.0.0.1:{free_port()}/", heard, config=CONFIG)
     for number in range(1, 4):
         client.open()
         heard.wait_for_end(number)

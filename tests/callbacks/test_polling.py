@@ -20,10 +20,10 @@ from callbacks.clients import (
     opened,
     peered,
     poll_to_the_end,
-    refused_port,
     served,
     threads_of_ours,
 )
+from programs import free_port
 
 from anyws import Config, ConnectionBroken, Status
 from anyws.callbacks import Client, Closed, Event, Failed, Message, Opened
@@ -120,7 +120,7 @@ def test_an_event_that_comes_while_poll_waits_wakes_it():
 
 def test_a_failure_is_polled_like_any_event():
     heard = Heard()
-    client = Client(f"ws://127.0.0.1:{refused_port()}/", heard, polled=True)
+    client = Client(f"ws://127.0.0.1:{free_port()}/", heard, polled=True)
     client.open()
     assert client.poll(None) == 1
     assert heard.kinds == [Failed]

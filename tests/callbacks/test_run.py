@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.to_thread
 import pytest
-from callbacks.clients import GUARD, QUICK, refused_port, threads_of_ours
+from callbacks.clients import GUARD, QUICK, threads_of_ours
+from programs import free_port
 
 import anyws
 from anyws import Status
@@ -90,7 +91,7 @@ async def test_a_pong_is_told(anyio_backend) -> None:
 
 async def test_a_failure_is_told_and_returned(anyio_backend) -> None:
     heard: list[Event] = []
-    end = await Client(f"ws://127.0.0.1:{refused_port()}/", heard.append).run()
+    end = await Client(f"ws://127.0.0.1:{free_port()}/", heard.append).run()
     assert isinstance(end, Failed)
     assert heard == [end]
 

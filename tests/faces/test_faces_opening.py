@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 from bars import raw
-from callbacks.clients import GUARD, echo, refused_port, served
+from callbacks.clients import GUARD, echo, served
 from connections import authority, client_tls, server_tls
+from programs import free_port
 
 import anyws
 from anyws import Config
@@ -228,7 +229,7 @@ def test_an_unknown_host_is_named(face: Face) -> None:
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
 def test_a_refused_port_is_named(face: Face, scheme: str) -> None:
     """HS-6, LW-8."""
-    port = refused_port()
+    port = free_port()
     words, error = face.failure(f"{scheme}://127.0.0.1:{port}/")
     assert words == f"cannot connect to 127.0.0.1 port {port}: Connection refused"
     assert isinstance(error, anyio.ConnectionFailed)

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 import trustme
-from callbacks.clients import peered, refused_port, served
+from callbacks.clients import peered, served
 from connections import authority, client_tls, server_tls
-from programs import run
+from programs import free_port, run
 from proxying import RESOLVES, FakeProxy, leave, running, saying, stay
 
 import anyws
@@ -308,7 +308,7 @@ def test_a_refusal_says_its_status_and_whether_to_try_again(
 
 
 def test_a_proxy_that_is_not_there_is_named(face: Face) -> None:
-    port = refused_port()
+    port = free_port()
     words, error = face.failure("ws://127.0.0.1:1/", proxy=f"http://me:hunter2@localhost:{port}")
     assert isinstance(error, anyws.ProxyError)
     assert words.startswith(f"there is no way to the proxy http://localhost:{port}: ")

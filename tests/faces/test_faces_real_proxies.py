@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import real_proxies
-from callbacks.clients import refused_port
 from connections import client_tls, server_tls
 from faces.drivers import SyncFace
+from programs import free_port
 
 import anyws
 from anyws import Close, Config, Proxy
@@ -152,7 +152,7 @@ def test_a_proxy_that_asks_for_credentials(
 @forwarding
 def test_a_server_that_is_not_there(face: Face, tmp_path: Path, name: str) -> None:
     with forward(name, tmp_path, secure=False) as url:
-        port = refused_port()
+        port = free_port()
         words, error = face.failure(f"ws://127.0.0.1:{port}/", proxy=as_proxy(url))
         assert isinstance(error, anyws.ProxyError)
         assert f"connect to 127.0.0.1:{port}" in words
@@ -237,7 +237,7 @@ def test_keepalive_keeps_an_idle_connection(face: Face, tmp_path: Path, before: 
 
 @before_servers
 def test_a_server_that_is_gone_behind_its_proxy(face: Face, tmp_path: Path, before: Any) -> None:
-    with before(tmp_path, refused_port(), tls=False, to_tls=False) as port:
+    with before(tmp_path, free_port(), tls=False, to_tls=False) as port:
         _, error = face.failure(f"ws://localhost:{port}/")
         assert isinstance(error, anyws.HandshakeRejected)
         assert error.response.status in {502, 503}
