@@ -435,6 +435,9 @@ def test_a_client_whose_listeners_refer_to_it_is_closed_when_it_is_collected():
         program = Program(url)
         program.client.open()
         ws = peer.wait()
+        # The server knows of it first; a client that is connecting yet would be given up.
+        while not program.client.is_open:
+            time.sleep(0.001)
         del program
         with pytest.warns(ResourceWarning, match="dropped"):
             gc.collect()
