@@ -104,7 +104,7 @@ async def test_a_deadline_of_half_a_second_ends_it_over_tcp_too() -> None:
             async with anyws.open_websocket(f"ws://127.0.0.1:{port}/") as ws:
                 pass
         assert scope.cancelled_caught
-        assert 0.5 <= anyio.current_time() - start < 5
+        assert 0.5 <= anyio.current_time() - start < 1
         assert ws.status is Status.CLOSED
         tg.cancel_scope.cancel()
 
@@ -344,7 +344,7 @@ async def test_a_blocked_sender_is_told_of_a_reset_at_once_and_why(kind: str) ->
             raw.close()
             start = anyio.current_time()
             await told.wait()
-            assert anyio.current_time() - start < 5
+            assert anyio.current_time() - start < 0.5
     assert "the connection was lost" in errors[0].closure.cause
     assert isinstance(errors[0].__cause__, (anyio.BrokenResourceError, OSError))
 

@@ -253,7 +253,9 @@ def test_a_peer_that_takes_a_large_message_slowly_is_alive(run) -> None:
         received = 0
         pause = threading.Event()
         while received < 300_000:
-            received += len(peer.raw.recv(8192))
+            chunk = peer.raw.recv(8192)
+            assert chunk, "the peer was given up"
+            received += len(chunk)
             pause.wait(0.05)  # it is slow
         sending.result(5)
         assert ws.is_open
