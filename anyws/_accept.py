@@ -141,6 +141,7 @@ async def accept(
         refused = refused or _Refused(text_response(503, "the server is closing\n"))
         call_on_end(handshake.asked)  # who knows the answer may be back at once
         # Outside the scope: a client is refused once, whatever else ends meanwhile.
+        ways_out.told = refused.error
         if stream is not None:
             ways_out.allow(deadline)
             await _refuse(stream, handshake, refused.response, ways_out.refusal)
@@ -178,6 +179,7 @@ class WaysOut:
     def __init__(self) -> None:
         self.handshake = CancelScope()  # cancelled: the client gets 503
         self.refusal = CancelScope()  # its deadline: until when the client may read what it gets
+        self.told: HandshakeError | None = None  # why there is no WebSocket, once that is settled
 
     def refuse(self) -> None:
         """Answer with 503, unless the client is being refused already; then that has to end soon."""

@@ -17,7 +17,7 @@ from anyio import CancelScope, current_time, get_cancelled_exc_class
 from ._accept import WaysOut, accept, turn_away
 from ._connection import is_cancellation, is_cancelled, split_cancellations
 from ._counters import Tally
-from ._errors import HandshakeError
+from ._errors import HandshakeError, HandshakeTimeout
 from ._observed import count_refused, note_refused
 from ._policy import NO_ROOM, TOO_MANY, peer_of
 from ._transports.errors import STREAM_ERRORS
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["Served", "Service"]
 
 _logger = logging.getLogger("anyws.server")
+
+_NO_TIME = HandshakeTimeout("the server had no more time")
 
 
 @dataclass(frozen=True)
@@ -114,22 +116,23 @@ class Served:
 
     async def _serve(self, accepted: Accepted) -> None:
         service = self._service
-        peer = peer_of(accepted.remote_address)
+        ways_out = self._ways_out
+        assert ways_out is not None
         try:
             connection = await accept(
                 accepted,
                 service.policy,
                 service.config,
                 ssl_context=service.ssl_context,
-                ways_out=self._ways_out,
+                ways_out=ways_out,
             )
         except (HandshakeError, *STREAM_ERRORS) as error:
-            count_refused(service.tally, error)
-            note_refused(service.config, peer, error, current_time())
+            self._note_refused(accepted, error)
             return
         except BaseException:
-            # The server had no more time for it, mostly.
-            service.tally.refused += 1
+            # The server had no more time for it, mostly: its client may have the answer, and be
+            # about to leave.
+            self._note_refused(accepted, ways_out.told or _NO_TIME)
             raise
         finally:
             self._ways_out = None
@@ -150,6 +153,13 @@ class Served:
         finally:
             self.websocket = None
             service.tally.add(websocket.counters)
+
+
+    def _note_refused(self, accepted: Accepted, error: Exception) -> None:
+        """Count a client that got no WebSocket, and tell of it."""
+        service = self._service
+        count_refused(service.tally, error)
+        note_refused(service.config, peer_of(accepted.remote_address), error, current_time())
 
 
 async def _run_handler(handler: Handler, websocket: WebSocket) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from bars import raw
 from callbacks.clients import GUARD, QUICK, echo, served
-from faces.plain import asked, upgrade
+from faces.plain import answer_of, asked, upgrade
 
 import anyws
 import anyws.sync
@@ -279,6 +279,26 @@ def test_a_client_without_a_websocket_is_counted_logged_and_traced(
     assert "s3cret" not in caplog.text
     expected = (0, 1) if status == 200 else (1, 0)
     assert (server.totals.refused, server.totals.answered) == expected
+
+
+def test_a_client_that_has_its_answer_and_stays_is_told_of_when_the_server_ends(
+    server_face: ServerFace, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server waits for it to leave, and has no time left for that."""
+    caplog.set_level(logging.INFO)
+    events: list[TraceEvent] = []
+    config = replace(QUICK, trace=events.append)
+    with ExitStack() as stack:
+        with server_face.serving(echo, on_request=judge, config=config) as server:
+            for path, status in (("/health", 200), ("/private", 403)):
+                client = stack.enter_context(raw.connect(server.port))
+                client.sendall(upgrade(path))
+                assert answer_of(client).status == status
+        totals = server.totals
+    assert (totals.answered, totals.refused) == (1, 1)
+    details = sorted(event.detail.partition(": ")[2][:21] for event in events)
+    assert details == ["answered with 200 OK:", "no WebSocket: the ser"]
+    assert all(event.detail in caplog.messages for event in events)
 
 
 def test_who_is_turned_away_is_traced_and_logged_whether_told_or_not(
