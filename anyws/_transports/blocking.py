@@ -33,7 +33,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from .._close import Role
 from .._config import LINGER
@@ -51,12 +51,16 @@ if TYPE_CHECKING:
 
 __all__ = ["BlockingTransport"]
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 # Seconds for which a thread reads, or does not, until it looks what other threads have done.
 _GLANCE: Final = 0.05
 # Seconds for which it waits for a write to get on until it looks at the timers again.
 _PATIENCE: Final = 1.0
 # What is done when there is no more time, for what has arrived already: steps of a bounded size.
 _LAST_STEPS: Final = 64
+_AND_WAIT: Final = (True,)
 
 
 class BlockingTransport:
@@ -225,11 +229,8 @@ class BlockingTransport:
         waiter.acquire()
         self._waiters.append(waiter)
         try:
-            self.lock.release()
-            return waiter.acquire(timeout=wait)
+            return self._unlocked(waiter.acquire, timeout=wait)
         finally:
-            if not self.lock.acquire(False):
-                _acquire(self.lock)
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
 
@@ -253,12 +254,21 @@ class BlockingTransport:
         It may come back early: another thread may have brought a timer nearer.
         """
         deadline = min(deadline, time.monotonic() + _PATIENCE)
+        return self._unlocked(self._stream.wait, deadline, read=read)
+
+    def _unlocked(self, call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call something that waits, with the lock released meanwhile."""
+        held: list[bool] = []
         try:
             self.lock.release()
-            return self._stream.wait(deadline, read=read)
+            return call(*args, **kwargs)
         finally:
-            if not self.lock.acquire(False):
-                _acquire(self.lock)
+            # Another thread may have it: then an interrupt may come before we do.
+            try:
+                held.extend(map(self.lock.acquire, _AND_WAIT))
+            finally:
+                if not held:
+                    _acquire(self.lock)
 
     # --- Reading; the lock is held ---
 
@@ -274,12 +284,7 @@ class BlockingTransport:
                 if not came:
                     return takes_more
                 deadline = 0
-            try:
-                self.lock.release()
-                came = stream.fetch(deadline)
-            finally:
-                if not self.lock.acquire(False):
-                    _acquire(self.lock)
+            came = self._unlocked(stream.fetch, deadline)
             if came:
                 self._take()
             return came
@@ -604,7 +609,7 @@ def _acquire(lock: threading.Lock) -> None:
     acquired: list[bool] = []
     try:
         # It was acquired or it was not, and the list knows.
-        acquired.extend(map(lock.acquire, (True,)))
+        acquired.extend(map(lock.acquire, _AND_WAIT))
     finally:
         if not acquired:
             _acquire(lock)

@@ -11,8 +11,9 @@ What such a handler raises may be an `OSError`, too; `is_interruption` tells tha
 system has to say.
 
 **Waiting.** A read that may take long is one system call: the socket itself gives up after
-`_PATIENCE` seconds. Whoever has less time asks first whether there is anything to read. A
-`TimeoutError` of the system's is none of that: the network has given up (ETIMEDOUT). Where it is
+`_PATIENCE` seconds. Whoever has less time asks first whether there is anything to read. So does the
+main thread: behind a signal, Python has that call wait for all of its time again, and one signal may
+follow the other (PEP 475). A `TimeoutError` of the system's is none of that: the network has given up (ETIMEDOUT). Where it is
 our time that is over, that is `OutOfTime`.
 
 **TLS** (`blocking_tls.py`) has to say something now and then that nobody asked for. Then `speaks` is
@@ -30,6 +31,7 @@ import socket
 import ssl
 import struct
 import sys
+import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
@@ -164,8 +166,9 @@ class BlockingStream:
             # An interrupt came before it was taken, or it came with TLS's handshake.
             return True
         wait = deadline - time.monotonic()
-        if (wait < _PATIENCE or _DO_NOT_WAIT is None) and not self._readable.wait(wait):
-            return False
+        if wait < _PATIENCE or _DO_NOT_WAIT is None or _may_be_signalled():
+            if not self._readable.wait(min(wait, _PATIENCE)):
+                return False
         try:
             self._chunks.extend(map(self._recv, _READ_BYTES))
         except _NOTHING_YET as error:
@@ -340,6 +343,11 @@ class _Waiter:
         wait = None if seconds > 1e6 else max(seconds, 0)
         readable, writable, _ = select.select(sockets * self._read, sockets * self._write, [], wait)
         return bool(readable), bool(writable)
+
+
+def _may_be_signalled() -> bool:
+    """Whether this is the thread that the system gives a signal to, if it can."""
+    return threading.get_ident() == threading.main_thread().ident
 
 
 def _milliseconds(seconds: float) -> float | None:

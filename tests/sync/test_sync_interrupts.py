@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,12 +93,36 @@ def test_ctrl_c_while_waiting_for_a_message_costs_nothing(role: Role) -> None:
         data = peer.frame(TEXT, b"in two pieces")
         for cut in range(0, len(data), 4):
             peer.push(data[:cut])
+            with pytest.raises(TimeoutError):
+                ws.receive(0)  # what is here has been taken apart
             stream_of(ws).reads.clear()
             with pressed(stream_of(ws).reads):
                 ws.receive()
             assert is_at_rest(ws)
             peer.push(data[cut:])
             assert ws.receive(5) == "in two pieces"
+
+
+def test_signals_that_follow_one_another_put_no_deadline_off() -> None:
+    """Their handler raises nothing, and Python goes on with what they have interrupted."""
+    signals = 0
+
+    def tick(number: int, frame: object) -> None:
+        nonlocal signals
+        signals += 1
+        if signals == 100:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    before = signal.signal(signal.SIGALRM, tick)
+    try:
+        with pair() as (ws, _):
+            signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+            with pytest.raises(TimeoutError):
+                ws.receive(1.5)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert 0 < signals < 100
 
 
 @contextmanager
@@ -393,6 +418,44 @@ def test_an_interrupt_in_a_receive_that_waits_costs_nothing(role: Role, sweep: S
             assert ws.is_open
             peer.send(TEXT, b"x")
             assert ws.receive(5) == "x"
+
+
+def test_an_interrupt_while_another_thread_has_the_lock_leaves_it_to_that(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that returns from a wait which the main thread is in, too."""
+    # Locks alone: what a Python function does would be a point to interrupt.
+    wanted, taken = threading.Lock(), threading.Lock()
+    is_over = False
+    kept: list[bool] = []
+
+    def hold(lock: threading.Lock) -> None:
+        while wanted.acquire() and not is_over:
+            lock.acquire()
+            taken.release()
+            time.sleep(0.002)
+            kept.append(lock.locked())
+            if kept[-1]:
+                lock.release()
+
+    def fetch(deadline: float) -> bool:
+        wanted.release()
+        return not taken.acquire()
+
+    wanted.acquire()
+    taken.acquire()
+    with pair() as (ws, _):
+        monkeypatch.setattr(stream_of(ws), "fetch", fetch)
+        thread = threading.Thread(target=hold, args=[ws._transport.lock])
+        thread.start()
+        for at in sweep:
+            sweep.interrupt(at, lambda: ws.receive(0.001))
+        is_over = True
+        wanted.release()
+        thread.join()
+        assert is_at_rest(ws)
+    assert len(kept) > 5
+    assert all(kept)
 
 
 @every_role
