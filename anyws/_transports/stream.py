@@ -53,6 +53,8 @@ _logger = logging.getLogger("anyws.protocol")
 # Seconds from the second piece of a write until somebody reads beside it: the peer may be writing
 # as well. Most writes are over by then.
 _READ_BESIDE_AFTER = 0.001
+# Enough for a write that has been asked for, through TLS.
+_FEW_TURNS = 5
 
 
 class StreamTransport(Transport):
@@ -248,6 +250,8 @@ class StreamTransport(Transport):
         receives = -1
         while True:
             self._writer.flush()
+            if current_time() >= self._close_deadline:
+                await self._let_others_run()
             now = current_time()
             deadline = self._check_timers(now)
             if self._liveness.suspects:
@@ -324,11 +328,19 @@ class StreamTransport(Transport):
         What it sent while the program kept the event loop busy has not been read either.
         """
         if self._inline_reading:
-            for _ in range(3):
-                await checkpoint()
+            await self._let_others_run()
         else:
             await self._read_ahead(current_time() + IDLE_AFTER)
         self._liveness.judge(current_time())
+
+    async def _let_others_run(self) -> None:
+        """Wait for a few turns of the event loop, no longer.
+
+        Where the program kept it busy, time has passed and nothing was done in it: a read may have
+        something already, and our Close may not have been written.
+        """
+        for _ in range(_FEW_TURNS):
+            await checkpoint()
 
     # --- Time ---
 
