@@ -178,6 +178,7 @@ class Server(Listening):
         self._tally = Tally()
         self._is_closing = False
         self._deadline = math.inf  # of the handlers
+        self._cut_at = math.inf  # when the connections of those that are late were cut, all of them
         self._keeps_connections = False
         self._acceptor = Acceptor()
 
@@ -373,6 +374,8 @@ class Server(Listening):
             late = list(self._served)
         for served in late:
             served.cut()
+        with self._lock:
+            self._cut_at = min(self._cut_at, time.monotonic())
 
     def _end(self, *, interrupted: bool) -> None:
         """End what the end of the block finds."""
@@ -394,10 +397,11 @@ class Server(Listening):
         while self._waiters:
             self._waiters.pop().release()
 
-    def _wait_until_gone(self, grace: float = 0.0) -> bool:
+    def _wait_until_gone(self, grace: float | None = None) -> bool:
         """Wait for the threads of the connections, but for the caller's; tell whether they ended.
 
-        For so many seconds after the deadline, which another thread may bring nearer.
+        Until the deadline, which another thread may bring nearer; with a grace, for so many seconds
+        after the connections were cut.
         """
         me = threading.current_thread()
         seen: set[threading.Thread] = set()
@@ -405,7 +409,8 @@ class Server(Listening):
             waiter = threading.Lock()
             waiter.acquire()
             with self._lock:
-                left = self._deadline + grace - time.monotonic()
+                until = self._deadline if grace is None else self._cut_at + grace
+                left = until - time.monotonic()
                 late = {thread for thread in self._served.values() if thread is not me}
                 if late and left > 0:
                     self._waiters.append(waiter)

@@ -7,18 +7,20 @@ import socket
 import ssl
 import threading
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from bars import raw
 from bars.peers import CLOSE, client_tls
-from programs import started
+from programs import free_port, started
 from streams import request_bytes
 from sync.peers import LARGE, QUICK, Peer, connect, served
 
 import anyws
 import anyws.sync
 from anyws import Config, Reject, Response
+from anyws.sync._server import _Served
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,6 +60,7 @@ def answer_to(port: int, request: bytes) -> bytes:
 
 
 def is_refused(port: int) -> bool:
+    """Whether nobody listens there; only a `free_port` is nobody else's by then."""
     try:
         raw.connect(port).close()
     except OSError:
@@ -239,7 +242,8 @@ def test_who_leaves_within_the_handshake_disturbs_nobody(caplog) -> None:
     ],
 )
 def test_the_end_of_a_handler_is_the_end_of_its_connection(handler, code, words, caplog) -> None:
-    with served(handler) as server:
+    patient = Config(cancel_grace=20, close_timeout=20, drain_timeout=20)
+    with served(handler, config=patient) as server:
         with connect(server) as ws:
             ws.send("{")
             with pytest.raises(anyws.ConnectionClosed) as caught:
@@ -385,7 +389,7 @@ def test_a_request_that_comes_with_the_last_of_the_handshake_of_tls_is_read() ->
 
 
 def test_a_server_accepts_from_each_of_the_sockets_given_and_closes_them(tmp_path: Path) -> None:
-    first, second = raw.listen(), raw.listen()
+    first, second = (socket.create_server((raw.HOST, free_port())) for _ in range(2))
     unix = socket.socket(socket.AF_UNIX)
     unix.bind(str(tmp_path / "socket"))
     unix.listen()
@@ -449,7 +453,7 @@ def test_a_server_that_is_closed_sends_1001_and_its_handlers_end(how: str, run) 
         except anyws.ClosedByUs:
             ended.set()
 
-    with served(handler, config=Config(drain_timeout=20)) as server:
+    with served(handler, port=free_port(), config=Config(drain_timeout=20)) as server:
         opening = connect(server)
         ws = opening.__enter__()
         receiving = run(ws.receive)
@@ -466,7 +470,7 @@ def test_a_server_that_is_closed_sends_1001_and_its_handlers_end(how: str, run) 
 
 
 def test_connections_that_are_kept_go_on_until_they_end_themselves(run) -> None:
-    with served(echo) as server:
+    with served(echo, port=free_port()) as server:
         opening = connect(server)
         ws = opening.__enter__()
         ws.send("before")
@@ -481,15 +485,18 @@ def test_connections_that_are_kept_go_on_until_they_end_themselves(run) -> None:
     assert ws.closure.sent.code == 1000
 
 
-def test_connections_that_were_kept_can_be_closed_later() -> None:
+def test_connections_that_were_kept_can_be_closed_later(run) -> None:
     with served(echo) as server:
         opening = connect(server)
         ws = opening.__enter__()
+        ws.send("before")
+        assert ws.receive(5) == "before"
         server.close(keep_connections=True)
-        server.close()
+        closing = run(server.close)
         with pytest.raises(anyws.ClosedByPeer):
             ws.receive(5)
         opening.__exit__(None, None, None)
+        closing.result(5)
 
 
 @pytest.mark.parametrize("where", ["receive", "send", "elsewhere"])
@@ -508,7 +515,8 @@ def test_a_handler_that_does_not_end_is_cut_off_and_named(where: str, caplog) ->
         if where == "elsewhere":
             released.wait(raw.GUARD)
 
-    with served(handler) as server, raw.connect(server.port) as sock:
+    config = Config(drain_timeout=0.2, cancel_grace=0.2 if where == "elsewhere" else 2)
+    with served(handler, config=config) as server, raw.connect(server.port) as sock:
         raw.ask(sock)
         assert entered.wait(raw.GUARD)
         name = next(iter(server._served.values())).name
@@ -518,6 +526,36 @@ def test_a_handler_that_does_not_end_is_cut_off_and_named(where: str, caplog) ->
         released.set()
     named = f"handlers still run: {name}" in caplog.text
     assert named is (where == "elsewhere")
+
+
+def test_handlers_have_their_grace_from_when_their_connections_are_cut(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long that takes, as for very many."""
+    entered = threading.Event()
+
+    def handler(ws: WebSocket) -> None:
+        entered.set()
+        with pytest.raises(anyws.ConnectionClosed):
+            ws.receive()
+        time.sleep(0.1)
+
+    cut = _Served.cut
+
+    def cut_slowly(served: _Served) -> None:
+        time.sleep(0.4)
+        cut(served)
+
+    monkeypatch.setattr(_Served, "cut", cut_slowly)
+    with ExitStack() as stack:
+        config = Config(drain_timeout=0, cancel_grace=1.2)
+        server = stack.enter_context(served(handler, config=config))
+        for _ in range(4):
+            raw.ask(stack.enter_context(raw.connect(server.port)))
+        assert entered.wait(raw.GUARD)
+        server.close()
+        assert server._served == {}
+    assert "handlers still run" not in caplog.text
 
 
 def test_a_body_that_raises_gives_handlers_their_grace_alone() -> None:
@@ -566,7 +604,8 @@ def test_a_handler_may_close_the_server() -> None:
         holder[0].close()
         closed.set()
 
-    with served(handler, config=Config(drain_timeout=20, close_timeout=2)) as server:
+    config = Config(drain_timeout=20, close_timeout=2)
+    with served(handler, port=free_port(), config=config) as server:
         holder.append(server)
         with connect(server) as ws:
             ws.send("stop")
@@ -606,8 +645,7 @@ except KeyboardInterrupt:
 
 
 def test_ctrl_c_ends_serve_and_closes_its_connections_with_1001() -> None:
-    with raw.listen() as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     with started("-c", PROGRAM, port) as process:
         sock = connected_soon(port)
         with sock:
