@@ -116,6 +116,8 @@ class Served:
 
     async def _serve(self, accepted: Accepted) -> None:
         service = self._service
+        # Not every stream knows it once it is closed.
+        peer = peer_of(accepted.remote_address)
         ways_out = self._ways_out
         assert ways_out is not None
         try:
@@ -127,12 +129,12 @@ class Served:
                 ways_out=ways_out,
             )
         except (HandshakeError, *STREAM_ERRORS) as error:
-            self._note_refused(accepted, error)
+            self._note_refused(peer, error)
             return
         except BaseException:
             # The server had no more time for it, mostly: its client may have the answer, and be
             # about to leave.
-            self._note_refused(accepted, ways_out.told or _NO_TIME)
+            self._note_refused(peer, ways_out.told or _NO_TIME)
             raise
         finally:
             self._ways_out = None
@@ -154,12 +156,11 @@ class Served:
             self.websocket = None
             service.tally.add(websocket.counters)
 
-
-    def _note_refused(self, accepted: Accepted, error: Exception) -> None:
+    def _note_refused(self, peer: str, error: Exception) -> None:
         """Count a client that got no WebSocket, and tell of it."""
         service = self._service
         count_refused(service.tally, error)
-        note_refused(service.config, peer_of(accepted.remote_address), error, current_time())
+        note_refused(service.config, peer, error, current_time())
 
 
 async def _run_handler(handler: Handler, websocket: WebSocket) -> None:

@@ -128,13 +128,15 @@ def tls_in_front(folder: Path, behind: int) -> Iterator[int]:
 
 
 @contextmanager
-def haproxy_before(folder: Path, server: int, *, tls: bool, to_tls: bool) -> Iterator[int]:
+def haproxy_before(
+    folder: Path, server: int, *, tls: bool, to_tls: bool, idle: int = 60
+) -> Iterator[int]:
     """Run HAProxy in front of a server, as a proxy of HTTP that knows WebSocket."""
     port = free_port()
     crt = f" ssl crt {certificate(folder)}" if tls else ""
     to = " ssl verify none" if to_tls else ""
     lines = [
-        "timeout tunnel 1s",
+        f"timeout tunnel {idle}s",
         "frontend web",
         "mode http",
         f"bind 127.0.0.1:{port}{crt}",
@@ -148,7 +150,9 @@ def haproxy_before(folder: Path, server: int, *, tls: bool, to_tls: bool) -> Ite
 
 
 @contextmanager
-def nginx_before(folder: Path, server: int, *, tls: bool, to_tls: bool) -> Iterator[int]:
+def nginx_before(
+    folder: Path, server: int, *, tls: bool, to_tls: bool, idle: int = 60
+) -> Iterator[int]:
     """Run nginx in front of a server, with what its manual wants for WebSocket."""
     command, port = program("nginx"), free_port()
     pem = certificate(folder) if tls else ""
@@ -179,8 +183,8 @@ def nginx_before(folder: Path, server: int, *, tls: bool, to_tls: bool) -> Itera
                     proxy_set_header Connection $connection_upgrade;
                     proxy_set_header Host $http_host;
                     proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
-                    proxy_read_timeout 1s;
-                    proxy_send_timeout 1s;
+                    proxy_read_timeout {idle}s;
+                    proxy_send_timeout {idle}s;
                 }}
             }}
         }}

@@ -166,9 +166,9 @@ class BlockingStream:
             # An interrupt came before it was taken, or it came with TLS's handshake.
             return True
         wait = deadline - time.monotonic()
-        if wait < _PATIENCE or _DO_NOT_WAIT is None or _may_be_signalled():
-            if not self._readable.wait(min(wait, _PATIENCE)):
-                return False
+        asks_first = wait < _PATIENCE or _DO_NOT_WAIT is None or _may_be_signalled()
+        if asks_first and not self._readable.wait(min(wait, _PATIENCE)):
+            return False
         try:
             self._chunks.extend(map(self._recv, _READ_BYTES))
         except _NOTHING_YET as error:

@@ -23,8 +23,12 @@ def nothing_is_left() -> Iterator[None]:
     """After each test: no thread and no socket that was not there before."""
     threads_before, sockets_before = threads(), sockets()
     yield
+    late = threads_beside(threads_before, within=0)
+    # A client that was dropped may be what keeps its thread.
     gc.collect()
-    assert not threads_beside(threads_before)
+    assert not threads_beside(threads_before, within=5)
+    if late:
+        gc.collect()  # what they have left
     assert sockets() <= sockets_before
 
 

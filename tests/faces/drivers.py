@@ -89,7 +89,11 @@ class Awaited:
         self._inner = inner
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._inner, name)
+        try:
+            # In the loop, whose thread changes what is read.
+            found = self._portal.call(getattr, self._inner, name)
+        except RuntimeError:  # the loop has ended
+            found = getattr(self._inner, name)
         return partial(self._call, found) if callable(found) else found
 
     def _call(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:

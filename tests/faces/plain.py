@@ -1,16 +1,20 @@
-"""Requests by hand, of any kind, to a server of any face."""
+"""Requests and answers by hand, of any kind, to a server and a client of any face."""
 
 from __future__ import annotations
 
 import base64
+import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from bars import raw
+from callbacks.clients import GUARD
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable, Iterator
 
-__all__ = ["Answer", "answer_of", "asked", "basic", "upgrade"]
+__all__ = ["Answer", "answer_of", "answered_by", "asked", "basic", "until_it_leaves", "upgrade"]
 
 UPGRADE = (
     *("Upgrade: websocket", "Connection: Upgrade"),
@@ -55,3 +59,41 @@ def answer_of(sock: socket.socket) -> Answer:
 
 def basic(credentials: bytes) -> str:
     return f"Authorization: Basic {base64.b64encode(credentials).decode()}"
+
+
+@contextmanager
+def answered_by(serve: Callable[[socket.socket], object]) -> Iterator[str]:
+    """Give the authority of a server that does this with its one client's socket, and hangs up.
+
+    A client may have given up before it came: nobody is waited for when the block ends.
+    """
+    is_over = threading.Event()
+
+    def accept() -> None:
+        while not is_over.is_set():
+            try:
+                sock = raw.accept(listening)
+            except TimeoutError:
+                continue
+            with sock:
+                serve(sock)
+            return
+
+    with raw.listen() as listening:
+        # Not all systems wake a thread that accepts when its socket is closed or shut down.
+        listening.settimeout(0.05)
+        thread = threading.Thread(target=accept)
+        thread.start()
+        try:
+            yield f"{raw.HOST}:{listening.getsockname()[1]}"
+        finally:
+            is_over.set()
+            thread.join(GUARD)
+
+
+def until_it_leaves(sock: socket.socket) -> None:
+    try:
+        while sock.recv(4096):
+            pass
+    except ConnectionError:
+        pass

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(60)
 
+# For a server whose clients are gone by its end: it waits for what is noted of them then.
+LOOK = replace(QUICK, drain_timeout=GUARD)
+# For one whose clients stay: they are cut as soon as ever, and it waits for that.
+STAYING = replace(QUICK, cancel_grace=GUARD)
+
 
 def talk(ws: Any) -> None:
     """Three messages each way, 8 bytes of them, and a ping."""
@@ -59,7 +64,7 @@ def test_a_client_that_the_end_of_its_server_meets_in_the_handshake_has_got_no_w
     server_face: ServerFace,
 ) -> None:
     with ExitStack() as stack:
-        with server_face.serving(echo) as server:
+        with server_face.serving(echo, config=STAYING) as server:
             address = ("127.0.0.1", server.port)
             client = stack.enter_context(socket.create_connection(address, GUARD))
             client.sendall(b"GET / HTTP/1.1\r\n")
@@ -71,7 +76,7 @@ def test_a_client_that_the_end_of_its_server_meets_in_the_handshake_has_got_no_w
 
 
 def test_a_server_counts_over_all_its_clients_open_and_gone(server_face: ServerFace) -> None:
-    with server_face.serving(echo) as server:
+    with server_face.serving(echo, config=LOOK) as server:
         assert server.totals == anyws.Totals()
         with anyws.sync.open_websocket(server.url) as first:
             talk(first)
@@ -118,7 +123,7 @@ def test_the_log_says_who_closed_and_why_and_after_what(
 ) -> None:
     """V24."""
     caplog.set_level(logging.INFO)
-    with server_face.serving(echo) as server:
+    with server_face.serving(echo, config=LOOK) as server:
         with anyws.sync.open_websocket(server.url + "?token=s3cret") as ws:
             talk(ws)
             ws.close(*close)
@@ -137,7 +142,7 @@ def test_the_log_says_what_broke_a_connection(
     server_face: ServerFace, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    with server_face.serving(echo) as server:
+    with server_face.serving(echo, config=LOOK) as server:
         with raw.connect(server.port) as sock:
             raw.ask(sock)
             sock.sendall(b"\x83\x80\0\0\0\0")
@@ -155,7 +160,7 @@ def test_the_log_says_of_a_handler_that_fails_how_its_connection_ended(
     def fail(ws: Any) -> None:
         raise OSError("the database is gone")
 
-    with server_face.serving(fail) as server:
+    with server_face.serving(fail, config=LOOK) as server:
         with anyws.sync.open_websocket(server.url) as ws, pytest.raises(anyws.ClosedWithError):
             ws.receive(GUARD)
     [words] = ends_in(caplog, "anyws.server")
@@ -214,7 +219,7 @@ def test_a_client_s_trace_has_its_frames_between_its_beginning_and_its_end(face:
 
 def test_a_server_s_trace_tells_its_connections_apart(server_face: ServerFace) -> None:
     trace = Traced()
-    config = replace(QUICK, trace=trace)
+    config = replace(LOOK, trace=trace)
     with server_face.serving({"x": echo}, config=config) as server:
         with anyws.sync.open_websocket(server.url, subprotocols=["x"]) as first:
             with anyws.sync.open_websocket(server.url, subprotocols=["x"]) as second:
@@ -268,7 +273,7 @@ def test_a_client_without_a_websocket_is_counted_logged_and_traced(
     """V24. A health check is no refusal."""
     caplog.set_level(logging.INFO)
     events: list[TraceEvent] = []
-    config = replace(QUICK, trace=events.append)
+    config = replace(LOOK, trace=events.append)
     with server_face.serving(echo, on_request=judge, config=config) as server:
         assert asked(server, request_).status == status
     [event] = events
@@ -287,7 +292,7 @@ def test_a_client_that_has_its_answer_and_stays_is_told_of_when_the_server_ends(
     """The server waits for it to leave, and has no time left for that."""
     caplog.set_level(logging.INFO)
     events: list[TraceEvent] = []
-    config = replace(QUICK, trace=events.append)
+    config = replace(STAYING, trace=events.append)
     with ExitStack() as stack:
         with server_face.serving(echo, on_request=judge, config=config) as server:
             for path, status in (("/health", 200), ("/private", 403)):
@@ -306,7 +311,7 @@ def test_who_is_turned_away_is_traced_and_logged_whether_told_or_not(
 ) -> None:
     caplog.set_level(logging.INFO)
     events: list[TraceEvent] = []
-    config = replace(QUICK, max_connections=1, trace=events.append)
+    config = replace(LOOK, max_connections=1, trace=events.append)
     with server_face.serving(echo, config=config) as server, ExitStack() as stack:
         stack.enter_context(anyws.sync.open_websocket(server.url))
         late = [stack.enter_context(raw.connect(server.port)) for _ in range(MAX_TURNED_AWAY + 9)]
@@ -328,7 +333,7 @@ def test_a_trace_that_fails_harms_no_refusal(
     def trace(event: TraceEvent) -> None:
         raise OSError("the disk is full")
 
-    config = replace(QUICK, trace=trace)
+    config = replace(LOOK, trace=trace)
     with server_face.serving(echo, on_request=judge, config=config) as server:
         assert asked(server, upgrade("/private")).status == 403
         assert asked(server, upgrade("/private")).status == 403

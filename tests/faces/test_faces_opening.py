@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-import threading
 import warnings
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
-from bars import raw
 from callbacks.clients import GUARD, echo, served
 from connections import authority, client_tls, server_tls
+from faces.plain import answered_by, until_it_leaves
 from programs import free_port
 
 import anyws
@@ -22,7 +20,6 @@ from anyws import Config
 from anyws._target import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from faces.drivers import Face
@@ -194,29 +191,6 @@ def test_tls_settings_for_a_url_without_tls_are_a_mistake(face: Face) -> None:
 
 
 # --- What keeps it from opening, in words for a person ---
-
-
-@contextmanager
-def answered_by(serve: Callable[[socket.socket], object]) -> Iterator[str]:
-    """Give the authority of a server that does this with its one client's socket, and hangs up."""
-
-    def accept() -> None:
-        with raw.accept(listening) as sock:
-            serve(sock)
-
-    with raw.listen() as listening:
-        thread = threading.Thread(target=accept)
-        thread.start()
-        yield f"{raw.HOST}:{listening.getsockname()[1]}"
-        thread.join(GUARD)
-
-
-def until_it_leaves(sock: socket.socket) -> None:
-    try:
-        while sock.recv(4096):
-            pass
-    except ConnectionError:
-        pass
 
 
 def test_an_unknown_host_is_named(face: Face) -> None:

@@ -169,14 +169,14 @@ def test_a_port_that_the_proxy_does_not_connect_to(face: Face, tmp_path: Path) -
 
 
 def test_keepalive_keeps_an_idle_connection_through_a_proxy(face: Face, tmp_path: Path) -> None:
-    """V39. Tinyproxy cuts here after one second without a byte."""
+    """V39. Tinyproxy cuts here after two seconds without a byte."""
     lively = Config(ping_interval=0.3, ping_timeout=5, close_timeout=5)
     silent = Config(ping_interval=None, close_timeout=5)
-    with real_proxies.tinyproxy(tmp_path, idle=1) as through:
+    with real_proxies.tinyproxy(tmp_path, idle=2) as through:
         with echoing(BLOCKING, config=silent) as (port, echo):
             ours = {"proxy": f"http://localhost:{through}"}
             with face.opened(f"ws://localhost:{port}/", config=lively, **ours) as ws:
-                wait(face, ws, 1.6)
+                wait(face, ws, 2.6)
                 ws.send("still there")
                 assert ws.receive() == "still there"
             assert echo.end().clean
@@ -216,18 +216,18 @@ def test_a_client_of_a_server_behind_a_proxy(
 
 @before_servers
 def test_keepalive_keeps_an_idle_connection(face: Face, tmp_path: Path, before: Any) -> None:
-    """V39. The proxies here cut after one second without a byte."""
+    """V39. The proxies here cut after two seconds without a byte."""
     lively = Config(ping_interval=0.3, ping_timeout=5, close_timeout=5)
     silent = Config(ping_interval=None, close_timeout=5)
     with echoing(BLOCKING, config=silent) as (behind, echo):
-        with before(tmp_path, behind, tls=False, to_tls=False) as port:
+        with before(tmp_path, behind, tls=False, to_tls=False, idle=2) as port:
             url = f"ws://localhost:{port}/"
             start = time.monotonic()
             with face.opened(url, config=lively) as ws:
-                wait(face, ws, 1.6)
+                wait(face, ws, 2.6)
                 ws.send("still there")
                 assert ws.receive() == "still there"
-            assert time.monotonic() - start > 1.5
+            assert time.monotonic() - start > 2.5
             assert echo.end().clean
             with face.opened(url, config=silent) as ws:
                 closure = ws.end()

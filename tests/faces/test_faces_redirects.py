@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import base64
-import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import pytest
 from bars import raw
 from callbacks.clients import served
 from connections import client_tls, server_tls
+from faces.plain import answered_by, until_it_leaves
 from proxying import running
 
 import anyws
@@ -212,7 +212,8 @@ def test_a_refusal_behind_a_redirect_knows_where_it_comes_from(face: Face) -> No
         assert [one.location for one in error.response.redirects] == [there]
 
 
-LATE = Config(max_redirects=5, handshake_timeout=0.5, cancel_grace=0.2)
+# Of these seconds, the way to the last server takes next to none.
+LATE = Config(max_redirects=5, handshake_timeout=2, cancel_grace=0.2)
 
 
 def test_a_refusal_whose_body_is_late_knows_where_it_comes_from_too(face: Face) -> None:
@@ -231,34 +232,18 @@ def test_a_redirect_whose_body_is_late_says_that_redirects_are_off(face: Face) -
         assert words.endswith("; redirects are not followed, as Config.max_redirects is 0")
 
 
-def _saying(answer: bytes) -> Callable[[socket.socket], None]:
-    def serve(sock: socket.socket) -> None:
-        raw._read_head(sock)
-        sock.sendall(answer)
-        # To the client's end, and no sooner.
-        while sock.recv(4096):
-            pass
-
-    return serve
-
-
 @contextmanager
-def answering(*answers: bytes) -> Iterator[str]:
-    """Give the URL of a server that says this to one client after the other."""
-    with raw.listen() as listening:
+def answering(answer: bytes) -> Iterator[str]:
+    """Give the URL of a server that says this to its one client, and stays until that leaves."""
 
-        def accept() -> None:
-            for answer in answers:
-                with raw.accept(listening) as sock:
-                    try:
-                        _saying(answer)(sock)
-                    except ConnectionError:
-                        pass
+    def serve(sock: socket.socket) -> None:
+        with suppress(ConnectionError):
+            raw._read_head(sock)
+            sock.sendall(answer)
+            until_it_leaves(sock)
 
-        thread = threading.Thread(target=accept)
-        thread.start()
-        yield f"ws://{raw.HOST}:{listening.getsockname()[1]}/"
-        thread.join()
+    with answered_by(serve) as authority:
+        yield f"ws://{authority}/"
 
 
 def test_what_comes_behind_a_redirect_is_not_waited_for(face: Face) -> None:
@@ -271,12 +256,11 @@ def test_what_comes_behind_a_redirect_is_not_waited_for(face: Face) -> None:
 
 def test_all_of_it_has_one_deadline(face: Face) -> None:
     """V36."""
-    config = Config(max_redirects=10, handshake_timeout=0.5, cancel_grace=0.2)
     with answering(b"") as silent:
         with site(a="/b", b="/c", c=silent) as here:
-            words, error = face.failure(here.at("/a"), config=config)
+            words, error = face.failure(here.at("/a"), config=LATE)
             assert isinstance(error, anyws.HandshakeTimeout)
-            assert words == (f"the opening handshake with {silent[5:-1]} was not over after 0.5 s")
+            assert words == f"the opening handshake with {silent[5:-1]} was not over after 2 s"
 
 
 def test_a_server_that_is_gone_where_the_redirect_leads(face: Face) -> None:

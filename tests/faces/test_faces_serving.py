@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from bars import raw
 from callbacks.clients import GUARD
+from programs import free_port
 
 import anyws
 import anyws.sync
@@ -77,7 +78,8 @@ def test_several_interfaces_are_served_on_one_port_and_no_other_is(
     server_face: ServerFace, kind: Any
 ) -> None:
     """LW-26."""
-    with server_face.serving(greet, host=kind(["127.0.0.1", "127.0.0.2"])) as server:
+    port = free_port()
+    with server_face.serving(greet, host=kind(["127.0.0.1", "127.0.0.2"]), port=port) as server:
         assert answer_at("127.0.0.1", server.port) == "hello"
         assert answer_at("127.0.0.2", server.port) == "hello"
         assert is_deaf("127.0.0.3", server.port)
@@ -93,8 +95,8 @@ def test_an_interface_that_is_named_twice_is_one(server_face: ServerFace) -> Non
 def test_the_port_is_the_one_that_was_asked_for(server_face: ServerFace) -> None:
     """LW-24, LW-25."""
     with server_face.serving(greet) as server:
-        port = server.port
-        assert port != 0
+        assert server.port != 0
+    port = free_port()
     with server_face.serving(greet, port=port) as server:
         assert server.port == port
         assert answer_at("127.0.0.1", port) == "hello"
@@ -126,8 +128,8 @@ def test_what_is_no_host_is_refused_where_it_is_given(
 
 @needs_more_loopback
 def test_a_port_that_is_taken_is_named(server_face: ServerFace) -> None:
-    with raw.listen() as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
+    with socket.create_server((raw.HOST, port)):
         words = f"cannot listen at 127.0.0.1 port {port}: Address already in use"
         # The second one: what listens already at the first is closed again.
         with pytest.raises(OSError, match=words):
@@ -214,7 +216,7 @@ def test_handlers_are_chosen_by_name_and_the_default_gets_the_others(
 
 def test_a_server_that_is_closed_closes_its_connections(server_face: ServerFace) -> None:
     """LW-31, LW-32."""
-    with server_face.serving(echo) as server:
+    with server_face.serving(echo, port=free_port()) as server:
         opening = anyws.sync.open_websocket(server.url)
         with opening as ws:
             ws.send("here")
@@ -232,7 +234,7 @@ def test_a_server_that_keeps_its_connections_stops_listening_and_nothing_else(
     server_face: ServerFace,
 ) -> None:
     """LW-31, LW-32."""
-    with server_face.serving(echo) as server:
+    with server_face.serving(echo, port=free_port()) as server:
         with anyws.sync.open_websocket(server.url) as ws:
             ws.send("before")
             assert ws.receive(GUARD) == "before"

@@ -57,11 +57,21 @@ def is_at_rest(ws: WebSocket) -> bool:
 # --- A signal ---
 
 
+def functions_of(thread: int) -> set[str]:
+    """The names of the functions that a thread is in."""
+    names = set()
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        names.add(frame.f_code.co_name)
+        frame = frame.f_back
+    return names
+
+
 @contextmanager
 def pressed(when: threading.Event | str) -> Iterator[None]:
     """Press Ctrl-C, for the main thread, and see to it that it is felt.
 
-    Once an event is set, or the main thread is in the function of this name.
+    Once an event is set, or the main thread is in the function of this name, or in what that calls.
     """
     main = threading.main_thread().ident
     assert main is not None
@@ -69,7 +79,7 @@ def pressed(when: threading.Event | str) -> Iterator[None]:
     def press() -> None:
         if isinstance(when, str):
             pause = threading.Event()
-            while sys._current_frames()[main].f_code.co_name != when:
+            while when not in functions_of(main):
                 pause.wait(0.001)
         else:
             assert when.wait(GUARD)
