@@ -103,11 +103,13 @@ async def test_what_is_no_exception_ends_the_server_in_order(error: str) -> None
                 await anyio.wait_all_tasks_blocked()
                 raise quit_
 
+    # Handlers end with the Close: nothing of this is waited for.
+    config = Config(cancel_grace=5, close_timeout=5)
     with anyio.fail_after(GUARD):
         # The clients outlive the server: it is the server that closes.
         async with anyio.create_task_group() as clients:
             with pytest.raises(type(quit_)) as caught:
-                async with served("memory", handler) as connect:
+                async with served("memory", handler, config=config) as connect:
                     clients.start_soon(client, connect, "stay")
                     clients.start_soon(client, connect, "fail")
                     await anyio.sleep_forever()

@@ -313,9 +313,15 @@ def test_a_timeout_around_a_connection_ends_it_and_is_counted_down(run, operatio
     async def main() -> None:
         async with silent_server() as url:
             opened: list[WebSocket] = []
+            config = replace(IMPATIENT, close_timeout=1)
             with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.1):
-                    await use(url, operation, IMPATIENT, opened)
+                async with asyncio.timeout(None) as timeout:
+
+                    async def operate(ws: WebSocket) -> None:
+                        timeout.reschedule(asyncio.get_running_loop().time() + 0.1)
+                        await operation(ws)
+
+                    await use(url, operate, config, opened)
             assert cancellations() == 0
             assert opened[0].status is Status.CLOSED
 
@@ -360,24 +366,31 @@ def test_a_timeout_around_an_operation_leaves_the_connection_open(run, operation
     run(main)
 
 
+@pytest.mark.parametrize("outside", [True, False])
 @pytest.mark.parametrize("inner", [0.07, 0.1, 0.13])
-def test_timeouts_of_both_kinds_may_go_off_together(run, inner: float) -> None:
+def test_timeouts_of_both_kinds_may_go_off_together(run, inner: float, outside: bool) -> None:
     """H29: at the same moment, one during the grace of the other, one within the other."""
 
     async def main() -> None:
         async with silent_server() as url:
-            for outside in (True, False):
-                opened: list[WebSocket] = []
-                try:
-                    async with asyncio.timeout(0.1 if outside else inner):
-                        with anyio.move_on_after(inner if outside else 0.1):
-                            await use(url, receive, IMPATIENT, opened)
-                except TimeoutError:
-                    pass
-                assert cancellations() == 0
-                assert opened[0].status is Status.CLOSED
-                # Nothing is left to be delivered.
-                await asyncio.sleep(0.01)
+            opened: list[WebSocket] = []
+            try:
+                async with asyncio.timeout(None) as timeout:
+                    with anyio.CancelScope() as scope:
+
+                        async def receive_in_time(ws: WebSocket) -> None:
+                            now = asyncio.get_running_loop().time()
+                            timeout.reschedule(now + (0.1 if outside else inner))
+                            scope.deadline = now + (inner if outside else 0.1)
+                            await ws.receive()
+
+                        await use(url, receive_in_time, IMPATIENT, opened)
+            except TimeoutError:
+                pass
+            assert cancellations() == 0
+            assert opened[0].status is Status.CLOSED
+            # Nothing is left to be delivered.
+            await asyncio.sleep(0.01)
 
     run(main)
 
@@ -452,9 +465,11 @@ def test_a_timeout_around_a_server_ends_it_and_is_counted_down(run) -> None:
             closes: list[int] = []
             async with asyncio.TaskGroup() as group:
                 with pytest.raises(TimeoutError):
-                    async with asyncio.timeout(0.2), serving(handler) as server:
+                    async with asyncio.timeout(None) as timeout, serving(handler) as server:
                         for _ in range(2):
                             group.create_task(client(server.url, closes))
+                        await until(lambda: len(server.connections) == 2)
+                        timeout.reschedule(asyncio.get_running_loop().time())
                         await asyncio.sleep(3600)
                 assert cancellations() == 0
             assert closes == [1001, 1001]

@@ -134,7 +134,7 @@ async def test_a_close_is_sent_however_busy_the_program_keeps_the_event_loop(kin
 
     async def be_busy(number: int) -> None:
         while len(told) < number:
-            time.sleep(0.02)  # noqa: ASYNC251 - that is the point
+            time.sleep(0.02)
             await anyio.lowlevel.checkpoint()
 
     config = Config(cancel_grace=0.01)

@@ -59,6 +59,15 @@ async def fill(peer: socket.socket) -> int:
     return sent
 
 
+async def received_by(peer: socket.socket, size: int) -> bytes:
+    """Return what comes next to the peer, so many bytes at most."""
+    while True:
+        try:
+            return peer.recv(size)
+        except BlockingIOError:
+            await anyio.sleep(0.001)
+
+
 async def test_nothing_is_read_before_it_is_asked_for():
     async with held_stream() as (stream, peer):
         await fill(peer)
@@ -86,8 +95,7 @@ async def test_all_of_it_arrives_and_then_the_end():
                 break
         assert received == sent
         await stream.send(b"still there?")
-        await anyio.sleep(0.01)
-        assert peer.recv(100) == b"still there?"
+        assert await received_by(peer, 100) == b"still there?"
 
 
 async def test_a_write_waits_for_the_peer_and_goes_on():
@@ -97,10 +105,7 @@ async def test_a_write_waits_for_the_peer_and_goes_on():
         async with anyio.create_task_group() as tg:
             tg.start_soon(stream.send, data)
             while received < len(data):
-                try:
-                    received += len(peer.recv(CHUNK))
-                except BlockingIOError:
-                    await anyio.sleep(0.001)
+                received += len(await received_by(peer, CHUNK))
         assert received == len(data)
 
 

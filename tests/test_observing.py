@@ -184,45 +184,53 @@ class Held:
         self.count -= 1
 
 
+@both_backends
 @pytest.mark.parametrize("target", ["/", "/slow"])
-async def test_what_a_hook_holds_is_let_go_where_no_server_is_around(target: str) -> None:
-    held = Held()
-    near, far = pair()
-    await far.send(request_bytes(target=target))
-    opening = anyws.wrap_server_stream(
-        near, on_request=[held], config=Config(handshake_timeout=0.1)
-    )
-    if target == "/slow":
-        with pytest.raises(anyws.HandshakeTimeout):
-            await opening.__aenter__()
-    else:
-        async with opening:
-            assert held.count == 1
-            await far.aclose()
-    assert (held.count, held.ever) == (0, 1)
-
-
-@pytest.mark.parametrize("path", ["", "slow"])
-async def test_what_a_hook_holds_is_let_go_when_the_server_is_cancelled(path: str) -> None:
-    held = Held()
-    refusals: list[int] = []
-    listener = MemoryListener()
-    async with anyio.create_task_group() as tg:
-
-        async def visit() -> None:
-            opening = anyws.wrap_client_stream(listener.connect(), URL + path, config=QUICK)
-            try:
-                async with opening as ws:
-                    await ws.wait_closed()
-            except anyws.HandshakeRejected as error:
-                refusals.append(error.response.status)
-
-        with anyio.CancelScope() as scope:
-            async with anyws.open_server(idle, listeners=[listener], on_request=held, config=QUICK):
-                tg.start_soon(visit)
-                await held.holds.wait()
-                await anyio.wait_all_tasks_blocked()
-                scope.cancel()
-                await anyio.sleep_forever()
+def test_what_a_hook_holds_is_let_go_where_no_server_is_around(backend: str, target: str) -> None:
+    async def main() -> None:
+        held = Held()
+        near, far = pair()
+        await far.send(request_bytes(target=target))
+        opening = anyws.wrap_server_stream(
+            near, on_request=[held], config=Config(handshake_timeout=0.1)
+        )
+        if target == "/slow":
+            with pytest.raises(anyws.HandshakeTimeout):
+                await opening.__aenter__()
+        else:
+            async with opening:
+                assert held.count == 1
+                await far.aclose()
         assert (held.count, held.ever) == (0, 1)
+
+    run_in_virtual_time(backend, main)
+
+
+@both_backends
+@pytest.mark.parametrize("path", ["", "slow"])
+def test_what_a_hook_holds_is_let_go_when_the_server_is_cancelled(backend: str, path: str) -> None:
+    refusals: list[int] = []
+
+    async def visit(listener: MemoryListener) -> None:
+        opening = anyws.wrap_client_stream(listener.connect(), URL + path, config=QUICK)
+        try:
+            async with opening as ws:
+                await ws.wait_closed()
+        except anyws.HandshakeRejected as error:
+            refusals.append(error.response.status)
+
+    async def main() -> None:
+        held, listener = Held(), MemoryListener()
+        serving = anyws.open_server(idle, listeners=[listener], on_request=held, config=QUICK)
+        async with anyio.create_task_group() as tg:
+            with anyio.CancelScope() as scope:
+                async with serving:
+                    tg.start_soon(visit, listener)
+                    await held.holds.wait()
+                    await anyio.wait_all_tasks_blocked()
+                    scope.cancel()
+                    await anyio.sleep_forever()
+            assert (held.count, held.ever) == (0, 1)
+
+    run_in_virtual_time(backend, main)
     assert refusals == ([503] if path else [])

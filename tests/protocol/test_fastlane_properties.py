@@ -233,7 +233,7 @@ def stored(data: bytes) -> bytes:
 
 def padded(data: bytes) -> bytes:
     """Much larger, unless the data is."""
-    return EMPTY_BLOCK * 300 + deflated(data)
+    return EMPTY_BLOCK * 500 + deflated(data)
 
 
 class Peer:
@@ -274,15 +274,23 @@ class Peer:
             return self.whole()
         opcode, payload = self.text_or_binary()
         # A sender may flush more often than it has to, and end the stream at any place.
-        payload = self.draw(st.sampled_from([self.deflated, self.deflated, stored, padded]))(
-            payload
-        )
-        return self.frame(opcode, payload, rsv=RSV1)
+        form = self.draw(st.sampled_from([self.deflated, stored, padded]))
+        return self.frame(opcode, form(payload), rsv=RSV1)
 
     def fragments(self) -> bytes:
-        opcode, payload = self.text_or_binary()
+        compressed = self.compression and self.draw(st.booleans())
+        return self.cut(*self.text_or_binary(), compressed)
+
+    def repeated(self) -> bytes:
+        """The same several times, whole and cut: compressed, it refers to what was before."""
+        message = self.text_or_binary()
+        times = self.draw(st.integers(2, 4))
+        return b"".join(self.cut(*message, self.compression) for _ in range(times))
+
+    def cut(self, opcode: int, payload: bytes, compressed: bool) -> bytes:
+        """In one frame or several, with control frames between them."""
         rsv = 0
-        if self.compression and self.draw(st.booleans()):
+        if compressed:
             payload, rsv = self.deflated(payload), RSV1
         places = self.draw(st.lists(st.integers(0, len(payload)), max_size=3).map(sorted))
         data = b""
@@ -342,7 +350,8 @@ class Peer:
 
 
 TEXTS = ["é" * 63, "€" * 42, "a" * 125, "a" * 126, "😀" * 9, "a" * 65535, "a" * 65536]
-GOOD = [Peer.whole, Peer.several, Peer.control, Peer.compressed, Peer.compressed, Peer.fragments]
+GOOD = [Peer.whole, Peer.several, Peer.control, Peer.fragments]
+GOOD += [Peer.compressed, Peer.compressed, Peer.repeated, Peer.repeated]
 BAD = [Peer.bad_text, Peer.bad_compressed, Peer.wrong_head, Peer.close, Peer.close, Peer.garbage]
 
 SENDS = st.tuples(
@@ -376,7 +385,7 @@ def cases(draw: st.DrawFn) -> Case:
     for _ in range(draw(st.integers(1, 7))):
         kinds = draw(st.sampled_from([GOOD, GOOD, GOOD, GOOD, BAD]))
         data = draw(st.sampled_from(kinds))(peer)
-        places = sorted(draw(st.lists(st.integers(0, len(data)), max_size=4)))
+        places = sorted(draw(st.just([]) | st.lists(st.integers(0, len(data)), max_size=4)))
         for start, end in zip([0, *places], [*places, len(data)], strict=True):
             arrive = draw(st.sampled_from(["arrive", "feed"]))
             steps += [(arrive, data[start:end])] + [("parse", None)] * draw(st.integers(0, 1))
