@@ -174,8 +174,7 @@ class Background:
     def _end_if_done(self) -> None:
         global _current
         with _lock:
-            # Who stands in line needs the watch, which is the loop's.
-            if self._runs or self._workers.is_busy:
+            if self._runs or not self._workers.end_if_done():
                 return
             if _current is self:
                 _current = None

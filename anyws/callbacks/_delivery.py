@@ -49,7 +49,8 @@ class Delivery:
     """In the background, by workers, or by what the program dispatches with.
 
     The claim is held from the moment when a delivery is asked for until nothing is left to
-    deliver, by one thread after another.
+    deliver, by one thread after another. What the program is given to dispatch has it when it is
+    called the first time, unless dispatching has failed before.
     """
 
     def __init__(self, inbox: Inbox) -> None:
@@ -72,12 +73,28 @@ class Delivery:
         elif client._dispatch is None:
             self._deliver()
         else:
-            try:
-                client._dispatch(self._deliver)
-            except Exception as error:
-                # What waits is delivered with what comes next, if that can be dispatched.
-                _logger.error("dispatching events failed", exc_info=error)
+            self._dispatch(client._dispatch)
+
+    def _dispatch(self, dispatch: Callable[[Callable[[], None]], object]) -> None:
+        once = threading.Lock()
+
+        def deliver() -> None:
+            if once.acquire(blocking=False):
+                self._deliver()
+
+        waiting = len(self._inbox)
+        try:
+            dispatch(deliver)
+        except Exception as error:
+            # It may have called that before, or may yet.
+            is_ours = once.acquire(blocking=False)
+            _logger.error("dispatching events failed", exc_info=error)
+            if is_ours:
                 self._claim.release()
+                # What waits is delivered with what comes next, if that can be dispatched; and that
+                # may have come meanwhile.
+                if len(self._inbox) > waiting:
+                    self.ask()
 
     def _deliver(self) -> None:
         try:

@@ -67,9 +67,9 @@ class Inbox:
         self._room_wanted: Callable[[], None] | None = None
         self._is_calling = False
 
-    def __bool__(self) -> bool:
-        """Whether there is anything to deliver."""
-        return bool(self._entries)
+    def __len__(self) -> int:
+        """Return how many events there are to deliver."""
+        return len(self._entries)
 
     def client(self) -> Client | None:
         """Return whose events these are, if anybody still holds it."""

@@ -7,6 +7,9 @@ at most once: whoever holds its claim. So the events of one client stay in order
 One worker is enough as long as it gets on. A watch on the loop looks every `_PATIENCE` seconds
 while somebody stands in line: where not one turn has ended since, all workers are in slow listeners,
 and there will be as many again. Workers that have nothing to do end after `_IDLE` seconds.
+
+The loop ends when nobody stands in line, and the watch with it. Somebody may come yet: a listener
+is slow in the last event, or what was dispatched is called late. From then on each gets a worker.
 """
 
 from __future__ import annotations
@@ -39,15 +42,12 @@ class Workers:
         self._is_watched = False
         self._is_over = False
 
-    @property
-    def is_busy(self) -> bool:
-        """Whether somebody stands in line."""
-        return bool(self._line)
-
     def put(self, delivery: Delivery) -> None:
         with self._changed:
             self._line.append(delivery)
-            if self._idle:
+            if self._is_over:
+                self._start()
+            elif self._idle:
                 self._changed.notify()
             elif not self._number:
                 self._start()
@@ -56,6 +56,13 @@ class Workers:
         if watch:
             self._turns_seen = self._turns
             self._call_later(_PATIENCE, self._watch)
+
+    def end_if_done(self) -> bool:
+        """End unless somebody stands in line, who needs the watch; tell whether it is over."""
+        with self._changed:
+            if not self._line:
+                self.end()
+            return self._is_over
 
     def end(self) -> None:
         """Have the workers end as soon as nobody stands in line."""
@@ -79,7 +86,7 @@ class Workers:
         try:
             threading.Thread(target=self._work, name="anyws listeners", daemon=True).start()
         except RuntimeError:
-            # The system has no more threads; the watch tries again.
+            # The system has no more threads; the watch, if there is one yet, tries again.
             self._number -= 1
 
     def _work(self) -> None:

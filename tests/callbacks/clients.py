@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -143,6 +144,14 @@ def silent_server() -> Iterator[str]:
     """Take connections, and never answer."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         yield f"ws://127.0.0.1:{listening.getsockname()[1]}/"
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Look until it is so."""
+    deadline = time.monotonic() + GUARD
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.0005)
 
 
 def poll_to_the_end(client: Client) -> int:

@@ -8,6 +8,7 @@ import queue
 import sys
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,6 +21,7 @@ from callbacks.clients import (
     served,
     silent_server,
     threads_of_ours,
+    wait_until,
 )
 from programs import run, started
 
@@ -154,9 +156,8 @@ def test_all_clients_share_one_thread_and_it_ends_with_the_last_of_them():
 
 def test_threads_for_listeners_end_when_there_is_nothing_to_tell():
     with served() as url, opened(url) as (_, heard):
-        (thread,) = heard.threads
-        thread.join(GUARD)
-        assert [thread.name for thread in threads_of_ours()] == ["anyws callbacks"]
+        assert [thread.name for thread in heard.threads] == ["anyws listeners"]
+        wait_until(lambda: [thread.name for thread in threads_of_ours()] == ["anyws callbacks"])
 
 
 def test_events_of_many_clients_that_are_not_slow_come_in_order_from_few_threads():
@@ -278,6 +279,53 @@ def test_an_end_is_told_also_while_all_others_are_slow():
         block.go_on.set()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_listener_that_ends_its_thread_behind_all_others_keeps_nobody_from_the_end():
+    def leave(event: Closed) -> None:
+        for thread in threads_of_ours():
+            if thread.name == "anyws callbacks":
+                thread.join(GUARD)
+        raise SystemExit
+
+    heard = Heard()
+    with served() as url:
+        client = Client(url, {Closed: leave}, config=QUICK)
+        client.add_listener(Event, heard)
+        for number in range(1, 3):
+            client.open()
+            heard.wait_for(Opened, number)
+            client.close()
+            heard.wait_for_end(number)
+    assert heard.kinds == [Opened, Closed] * 2
+
+
+def test_what_was_dispatched_and_is_called_late_waits_for_no_slow_listener():
+    """The connections have ended, and with them the loop that looked for who waits too long."""
+    calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+    block = Block()
+    heard = Heard()
+
+    def send(ws: anyws.sync.WebSocket) -> None:
+        for _ in range(40):
+            ws.send("x")
+
+    with served(send) as url:
+        slow = Client(url, block, config=QUICK)
+        slow.open()
+        assert block.is_within.wait(GUARD)
+        client = Client(url, heard, config=replace(QUICK, inbox_size=50), dispatch=calls.put)
+        client.open()
+        call = calls.get(timeout=GUARD)
+        slow.close()
+        wait_until(lambda: len(threads_of_ours()) == 1)
+        while not heard.ends:
+            call()
+            if not heard.ends:
+                call = calls.get(timeout=GUARD)
+        block.go_on.set()
+    assert heard.kinds == [Opened, *[Message] * 40, Closed]
+
+
 # --- Dispatching ---
 
 
@@ -337,6 +385,7 @@ def test_while_what_was_dispatched_has_not_been_called_nothing_is_delivered():
         ws = peer.wait()
         ws.send("x")
         ws.ping(GUARD)
+        wait_until(lambda: len(client._inbox) == 2)
         assert heard.events == []
         assert calls.empty()
         call()
@@ -368,6 +417,73 @@ def test_a_dispatch_that_raises_is_reported_and_what_waits_comes_with_the_next_e
         heard.wait_for_end()
     assert heard.kinds == [Opened, Message, Closed]
     assert caplog.records[0].message == "dispatching events failed"
+
+
+def test_what_comes_while_a_dispatch_fails_is_dispatched_all_the_same(caplog):
+    heard = Heard()
+    attempts: list[bool] = []
+
+    def dispatch(call: Callable[[], None]) -> None:
+        attempts.append(client.is_open)
+        if len(attempts) == 1:
+            client.close()
+            wait_until(lambda: client.status is Status.CLOSED)
+            raise RuntimeError("main thread is not in main loop")
+        call()
+
+    with served() as url:
+        client = Client(url, heard, config=QUICK, dispatch=dispatch)
+        client.open()
+        heard.wait_for_end()
+    assert heard.kinds == [Closed]
+    assert attempts == [True, False]
+    assert [record.message for record in caplog.records] == ["dispatching events failed"]
+
+
+def test_a_dispatch_that_fails_behind_the_call_is_reported_and_nothing_else(caplog):
+    heard = Heard()
+
+    def dispatch(call: Callable[[], None]) -> None:
+        call()
+        raise RuntimeError("main thread is not in main loop")
+
+    with served() as url:
+        client = Client(url, heard, config=QUICK, dispatch=dispatch)
+        client.open()
+        for number in range(1, 20):
+            heard.wait_for(Opened)
+            client.send(str(number))
+            heard.wait_for(Message, number)
+        client.close()
+        heard.wait_for_end()
+    assert heard.kinds == [Opened, *[Message] * 19, Closed]
+    assert {record.message for record in caplog.records} == {"dispatching events failed"}
+
+
+def test_what_a_dispatch_that_fails_has_kept_delivers_nothing(caplog):
+    calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+    heard = Heard()
+
+    def dispatch(call: Callable[[], None]) -> None:
+        calls.put(call)
+        if not caplog.records:
+            raise RuntimeError("main thread is not in main loop")
+
+    with peered() as (url, peer):
+        client = Client(url, heard, config=QUICK, dispatch=dispatch)
+        client.open()
+        kept = calls.get(timeout=GUARD)
+        wait_until(lambda: caplog.records)
+        kept()
+        assert heard.events == []
+        client.close()
+        peer.release()
+        call = calls.get(timeout=GUARD)
+        kept()
+        assert heard.events == []
+        call()
+        call()
+    assert heard.kinds == [Closed]
 
 
 def test_a_dispatch_that_blocks_holds_up_no_other_client():
@@ -438,8 +554,9 @@ def test_a_client_whose_listeners_refer_to_it_is_closed_when_it_is_collected():
         # The server knows of it first; a client that is connecting yet would be given up.
         while not program.client.is_open:
             time.sleep(0.001)
-        del program
-        with pytest.warns(ResourceWarning, match="dropped"):
+        with pytest.warns(ResourceWarning, match="dropped"):  # noqa: PT031
+            # A collection may come by itself.
+            del program
             gc.collect()
         assert received_close(ws) == anyws.Close(1001)
 

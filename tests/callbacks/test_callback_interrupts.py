@@ -9,26 +9,17 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from callbacks.clients import GUARD, QUICK, Heard, opened, peered, served
+from callbacks.clients import GUARD, QUICK, Heard, opened, peered, served, wait_until
 
 from anyws import Status
 from anyws.callbacks import Client, Closed, Event, Message, Opened, Pong, _run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from interrupts import Sweep
 
     import anyws.sync
 
 pytestmark = pytest.mark.timeout(60)
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + GUARD
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.0005)
 
 
 def test_an_interrupt_in_send_sends_the_message_or_does_not(sweep: Sweep) -> None:
@@ -48,6 +39,7 @@ def test_an_interrupt_in_send_sends_the_message_or_does_not(sweep: Sweep) -> Non
         for number in range(10):
             client.send(f"and {number}")
             sent.append(f"and {number}")
+        wait_until(lambda: received[-1:] == sent[-1:])
     assert received[-11:] == sent
     assert len(set(received)) == len(received)
     assert received[:-10] == sorted(received[:-10], key=int)

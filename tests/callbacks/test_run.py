@@ -129,17 +129,19 @@ async def test_cancelled_it_closes_the_connection_with_1001_and_tells_nothing(
 
 async def test_cancelled_within_a_listener_it_cancels_that(anyio_backend) -> None:
     ended = []
+    is_within = anyio.Event()
 
     async def listen(event: Event) -> None:
         try:
+            is_within.set()
             await anyio.sleep_forever()
         finally:
             ended.append(type(event))
 
-    async with served(echo) as url:
-        with anyio.move_on_after(0.1) as scope:
-            await Client(url, {Opened: listen}, config=QUICK).run()
-        assert scope.cancelled_caught
+    async with served(echo) as url, anyio.create_task_group() as task_group:
+        task_group.start_soon(Client(url, {Opened: listen}, config=QUICK).run)
+        await is_within.wait()
+        task_group.cancel_scope.cancel()
     assert ended == [Opened]
 
 
