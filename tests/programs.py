@@ -19,6 +19,8 @@ from anyws import Close, Closure
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import pytest
+
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 ANYWS = ("-m", "anyws")
@@ -57,6 +59,13 @@ def run(
             given = ""
         output, errors = process.communicate(given)
         return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
+def takes_signals_for_one_wish(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have programs take all signals of the next half minute for the same wish, as of a moment."""
+    code = "import anyws._asked\nanyws._asked.SAME_WISH = 30\n"
+    (directory / "sitecustomize.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(directory), prepend=os.pathsep)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import anyio
 import pytest
 from connections import against_bytes, every_kind
 from frames import BINARY, frame, head
+from streams import GUARD
 
 import anyws
 from anyws import Config
@@ -24,11 +25,15 @@ async def never_receive(ws: anyws.WebSocket) -> None:
     await anyio.sleep_forever()
 
 
-async def send_until_held_back(send) -> int:
-    """Send messages of 64 KiB until one has not got through for a second; return how much did."""
+async def send_until_held_back(send, at_least: int = 0) -> int:
+    """Send messages of 64 KiB until one has not got through for a second; return how much did.
+
+    at_least:
+        Until so much has got through, a second is no reason.
+    """
     sent = 0
     while sent < 4 * BOUND:
-        with anyio.move_on_after(1) as scope:
+        with anyio.move_on_after(1 if sent >= at_least else GUARD) as scope:
             await send()
         if scope.cancelled_caught:
             break
@@ -43,7 +48,7 @@ async def test_who_does_not_receive_holds_the_peer_back(server_sends: bool) -> N
     counted = anyio.Event()
 
     async def count(ws: anyws.WebSocket) -> None:
-        counts.append(await send_until_held_back(lambda: ws.send(bytes(65536))))
+        counts.append(await send_until_held_back(lambda: ws.send(bytes(65536)), MIB))
         counted.set()
 
     handler = count if server_sends else never_receive

@@ -12,7 +12,7 @@ import pytest
 from connections import connected, every_network
 
 import anyws
-from anyws import WebSocketByteStream
+from anyws import Config, WebSocketByteStream
 from anyws._config import NATIVE
 
 if sys.platform == "win32":
@@ -39,7 +39,12 @@ async def test_messages_arrive_until_the_close_however_slowly_they_are_received(
             await ws.send(message)
         await ws.send_eof()
 
-    async with connected(kind) as (client, server), anyio.create_task_group() as tg:
+    # However slowly: the server's time for closing runs meanwhile.
+    config = Config(cancel_grace=0.2, close_timeout=30, drain_timeout=0.2)
+    async with (
+        connected(kind, server_config=config) as (client, server),
+        anyio.create_task_group() as tg,
+    ):
         tg.start_soon(send, server)
         async for message in client:
             received.append(message)

@@ -139,8 +139,7 @@ def url_of(listener: socket.socket, scheme: str = "ws") -> str:
 
 
 def unused_url() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return url_of(listener)
+    return f"ws://127.0.0.1:{free_port()}/"
 
 
 # --- anyws ---
@@ -232,7 +231,8 @@ def test_a_demo_that_nobody_reads_ends_without_a_traceback(backend):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is nothing full")
 @pytest.mark.parametrize("command", ["demo", "connect"])
 def test_output_that_cannot_be_written_is_one_line(command, server):
-    arguments = [] if command == "demo" else [server.url, "--subprotocol", "endless"]
+    endless = [server.url, "--subprotocol", "endless", "--wait", "30"]
+    arguments = [] if command == "demo" else endless
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-W", "error", *ANYWS, command, *arguments],

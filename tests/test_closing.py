@@ -12,6 +12,9 @@ from anyws import Close, CloseCode, Closure, Config, Role, Status, WebSocket
 
 pytestmark = pytest.mark.timeout(30)
 
+# For a handshake that is to be over in time; it takes no longer for it.
+SLOW = Config(cancel_grace=10)
+
 
 def code_for(error: BaseException | None, role: Role) -> int:
     if error is None:
@@ -115,10 +118,10 @@ async def test_the_server_sees_how_the_clients_block_ended(kind: str, how: str, 
         closures.append(await ws.wait_closed())
 
     with anyio.fail_after(10):
-        async with served(kind, handler) as connect:
+        async with served(kind, handler, config=SLOW) as connect:
             with anyio.CancelScope() as scope:
                 try:
-                    async with connect() as ws:
+                    async with connect(config=SLOW) as ws:
                         if how == "raises":
                             raise KeyError
                         if how == "is cancelled":
@@ -143,7 +146,7 @@ async def test_the_client_sees_how_the_handler_ended(kind: str, how: str, code: 
             raise KeyError
 
     with anyio.fail_after(10):
-        async with served(kind, handler) as connect, connect() as ws:
+        async with served(kind, handler, config=SLOW) as connect, connect() as ws:
             assert await ws.receive() == "hello"
             closure = await ws.wait_closed()
     assert closure == Closure(Close(code), Close(code), "theirs", True, closure.cause)
@@ -296,6 +299,8 @@ async def test_a_server_closes_the_stream_first_and_a_client_waits_for_that() ->
             await ws.wait_closed()
     async with client_of_raw(Config(close_timeout=5)) as (ws, peer):
         peer.send_close()
+        while ws.closure is None:
+            await anyio.sleep(0.001)
         with anyio.move_on_after(0.1) as scope:
             await ws.wait_closed()
         assert scope.cancelled_caught

@@ -54,8 +54,10 @@ def watching(
     come: SimpleQueue[Any] = SimpleQueue()
 
     def handler(ws: anyws.sync.WebSocket) -> None:
-        come.put(ws.request)
         try:
+            # Told when the client has its end of the handshake, too: only then can it answer.
+            ws.ping()
+            come.put(ws.request)
             while True:
                 message = ws.receive()
                 come.put(message)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import anyio
 import pytest
 from anyio.abc import SocketAttribute
 from connections import QUICK, client_tls, served, server_tls
+from programs import free_port
 from streams import GUARD, URL
 
 import anyws
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from anyio.abc import Listener
 
 pytestmark = pytest.mark.timeout(30)
+
+# For a peer that is to be told why: it answers, and nobody waits for so long.
+PATIENT = replace(QUICK, cancel_grace=GUARD)
 
 
 def says(word: str) -> Callable[[WebSocket], Awaitable[None]]:
@@ -185,7 +190,7 @@ async def test_the_end_of_another_connection_is_a_crash(caplog: pytest.LogCaptur
         ended.append(ws)
 
     with anyio.fail_after(GUARD):
-        async with served("memory", handler) as connect:
+        async with served("memory", handler, config=PATIENT) as connect:
             async with connect() as ws:
                 assert (await ws.wait_closed()).code == 1000
             async with connect() as ws:
@@ -198,7 +203,7 @@ async def test_what_is_no_async_function_fails_with_its_first_client(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with anyio.fail_after(GUARD):
-        async with served("memory", lambda ws: None) as connect, connect() as ws:
+        async with served("memory", lambda ws: None, config=PATIENT) as connect, connect() as ws:
             assert (await ws.wait_closed()).code == 1011
     assert levels(caplog) == [logging.ERROR]
     assert "await" in caplog.text
@@ -306,8 +311,7 @@ async def test_the_url_reaches_the_server_from_its_own_machine(host: str | None)
 
 
 async def test_the_port_is_the_one_asked_for() -> None:
-    async with anyws.open_server(echo, host="127.0.0.1", port=0, config=QUICK) as server:
-        port = server.port
+    port = free_port()
     async with anyws.open_server(echo, host="127.0.0.1", port=port, config=QUICK) as server:
         assert server.port == port
 

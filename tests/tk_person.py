@@ -19,7 +19,8 @@ from tk_window import Window
 class Person:
     def __init__(self, url: str) -> None:
         self.window = Window(tk.Tk(), url)
-        self.has_seen = self.sees()
+        # A fast answer may be there to be seen already.
+        self.has_seen: tuple[str, ...] = ("connecting",)
 
     def sees(self) -> tuple[str, ...]:
         """What the label says, and the messages above the entry."""
@@ -34,9 +35,10 @@ class Person:
 
     def waits(self) -> None:
         """Until there is something else to see than the last time."""
+        self.window.root.update()
         while self.sees() == self.has_seen:
-            self.window.root.update()
             time.sleep(0.005)
+            self.window.root.update()
         self.has_seen = self.sees()
         print(self.has_seen)  # noqa: T201 - a program
 

@@ -20,7 +20,7 @@ EXAMPLES = int(os.environ.get("ANYWS_EXAMPLES", "0"))
 OF_THE_SUITE = 400
 
 
-@pytest.mark.timeout(0 if EXAMPLES else 300)
+@pytest.mark.timeout(0 if EXAMPLES else 900)
 @pytest.mark.parametrize("backend", sorted(MACHINES))
 def test_two_ends_keep_their_promises_whatever_is_done_to_them(backend: str) -> None:
     """H16, H17, H18, H20, T6."""
