@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["Sweep"]
 
 TESTS = str(Path(__file__).parent)
-# What they define are callbacks of weak references.
-FINALIZERS = {"weakref.py", "_weakrefset.py"}
+# What they define are callbacks: of weak references, and that of Hypothesis of the collector.
+FINALIZERS = {"weakref.py", "_weakrefset.py", "junkdrawer.py"}
 
 
 class Sweep:

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
     from anyws.sync import Server, WebSocket
 
-# Answers at once, so that no test waits for a time-out that it does not want.
-QUICK = Config(cancel_grace=0.2, close_timeout=2.0, drain_timeout=0.2)
+# Answers at once, so that no test waits for a time-out that it does not want. Where handlers end by
+# themselves, nobody waits for the last of these.
+QUICK = Config(cancel_grace=0.2, close_timeout=2.0, drain_timeout=5.0)
 # More than sockets between two processes keep, and less than what a message may have.
 LARGE = 900_000
 

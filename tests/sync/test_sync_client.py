@@ -219,7 +219,7 @@ def test_a_refusal_whose_body_does_not_end_is_a_refusal_all_the_same() -> None:
 
     with answered_by(serve) as url:
         with pytest.raises(anyws.HandshakeRejected) as caught:
-            opened(url, config=SHORT)
+            opened(url, config=Config(handshake_timeout=0.9))
     assert caught.value.response.body == b"no, a"
 
 

@@ -23,6 +23,8 @@ every_network = pytest.mark.parametrize("kind", ["tcp", "tls"])
 every_role = pytest.mark.parametrize("role", list(Role))
 
 NORMAL = (1000).to_bytes(2, "big")
+# The peer may take its time.
+PATIENT = Config(cancel_grace=20, close_timeout=20)
 
 
 def code_of(payload: bytes) -> int:
@@ -76,7 +78,7 @@ def test_a_body_that_returns_closes_with_1000_and_waits_for_the_answer(kind: str
 def test_a_body_that_raises_closes_with_1001_and_its_error_leaves_as_it_is(error, run) -> None:
     with RawServer() as server:
         with pytest.raises(type(error)) as caught:
-            with anyws.sync.open_websocket(server.url, config=QUICK) as ws:
+            with anyws.sync.open_websocket(server.url, config=PATIENT) as ws:
                 closing = run(server.peer().until_close)
                 raise error
         assert caught.value is error
@@ -194,14 +196,23 @@ def test_what_cannot_be_said_in_a_close_is_refused_and_nothing_sent(code, reason
 
 
 def test_a_client_waits_for_the_server_to_close_tcp_first(run) -> None:
-    with client_of_peer(config=Config(close_timeout=0.3)) as (ws, peer):
+    with client_of_peer(config=PATIENT) as (ws, peer):
         closing = run(ws.close)
         peer.send(CLOSE, peer.next_frame().payload)
-        # It is still there, to its timeout.
+        # It is still there.
         peer.raw.settimeout(0.1)
         with pytest.raises(TimeoutError):
             peer.raw.recv(1)
+        peer.close()
         assert closing.result(10).clean
+
+
+def test_a_client_waits_for_that_no_longer_than_its_timeout() -> None:
+    with client_of_peer(config=Config(close_timeout=0.3)) as (ws, peer):
+        peer.send(CLOSE, NORMAL)
+        began = time.monotonic()
+        assert ws.close().clean
+        assert 0.25 < time.monotonic() - began < 5
 
 
 @every_network
@@ -386,6 +397,7 @@ def test_a_connection_that_is_dropped_warns_and_is_cut(kind: str) -> None:
         )
         opening.__enter__()
         peer = server.peer()
+        gc.collect()  # what other tests have left
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             del opening

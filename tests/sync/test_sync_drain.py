@@ -195,8 +195,9 @@ def test_the_body_of_a_refusal_may_take_the_time_of_the_handshake() -> None:
 
 
 def test_a_refusal_that_nobody_reads_does_not_hold_up_the_end() -> None:
+    config = Config(drain_timeout=20)
     with contextlib.ExitStack() as stack:
-        with served(Busy(), on_request=refuse_at_length) as server:
+        with served(Busy(), on_request=refuse_at_length, config=config) as server:
             client = stack.enter_context(asked_slowly(server.port))
             assert client.recv(1)
             began = time.monotonic()

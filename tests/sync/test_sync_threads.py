@@ -14,6 +14,7 @@ from sync.peers import LARGE, both_ends, client_of_peer, connected, pair, stream
 
 import anyws
 from anyws import Config, Role, Status
+from anyws._transports import blocking, blocking_stream
 
 pytestmark = pytest.mark.timeout(40)
 
@@ -71,7 +72,12 @@ def test_messages_never_come_between_the_fragments_of_another(run) -> None:
 
 
 @every_role
-def test_fragments_of_one_thread_hold_up_the_messages_of_others_but_not_pings(role, run) -> None:
+def test_fragments_of_one_thread_hold_up_the_messages_of_others_but_not_pings(
+    role: Role, monkeypatch: pytest.MonkeyPatch, run
+) -> None:
+    # So that a reader who comes back by itself does so far too late.
+    for module in (blocking, blocking_stream):
+        monkeypatch.setattr(module, "_PATIENCE", 100.0)
     with pair(role) as (ws, peer):
         with ws.open_message() as message:
             message.send("begun")
@@ -85,10 +91,8 @@ def test_fragments_of_one_thread_hold_up_the_messages_of_others_but_not_pings(ro
             peer.send(9, b"x")
             assert peer.next()[:2] == (PONG, b"x")
             assert not wait([other, third], 0).done
-            ended = time.monotonic()
         other.result(5)
         third.result(5)
-        assert time.monotonic() - ended < 0.8
         assert peer.next() == (CONT, b"", True)
         rest = [peer.next() for _ in range(4)]
         whole = (TEXT, b"whole", True)
@@ -154,18 +158,18 @@ def test_a_peer_that_takes_nothing_breaks_the_write_after_its_timeout(role: Role
 
 
 def test_a_slow_reader_is_waited_for_as_long_as_it_takes_something(run) -> None:
-    with pair(config=Config(write_timeout=0.4)) as (ws, peer):
+    with pair(config=Config(write_timeout=1)) as (ws, peer):
         began = time.monotonic()
-        sending = run(ws.send, b"x" * 100_000)
+        sending = run(ws.send, b"x" * 220_000)
         received = 0
         pause = threading.Event()
-        while received < 100_000:
+        while received < 220_000:
             chunk = peer.raw.recv(8192)
             assert chunk, "the write was given up"
             received += len(chunk)
             pause.wait(0.05)  # it is slow
         sending.result(5)
-        assert time.monotonic() - began > 0.5
+        assert time.monotonic() - began > 1
 
 
 # --- Receiving ---
