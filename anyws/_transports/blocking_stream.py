@@ -12,9 +12,9 @@ system has to say.
 
 **Waiting.** A read that may take long is one system call: the socket itself gives up after
 `_PATIENCE` seconds. Whoever has less time asks first whether there is anything to read. So does the
-main thread: behind a signal, Python has that call wait for all of its time again, and one signal may
-follow the other (PEP 475). A `TimeoutError` of the system's is none of that: the network has given up (ETIMEDOUT). Where it is
-our time that is over, that is `OutOfTime`.
+main thread, which gets the signals: behind each, Python has that call wait for all of its time anew
+(PEP 475), and they may follow one another for ever. A `TimeoutError` of the system's is none of
+that: the network has given up (ETIMEDOUT). Where it is our time that is over, that is `OutOfTime`.
 
 **TLS** (`blocking_tls.py`) has to say something now and then that nobody asked for. Then `speaks` is
 set, and the next `wrap` has it. While it renegotiates, it takes nothing until it has read; what it
