@@ -140,8 +140,8 @@ async def accept(
             raise HandshakeTimeout(f"the opening handshake was not over after {timeout:g} s")
         refused = refused or _Refused(text_response(503, "the server is closing\n"))
         call_on_end(handshake.asked)  # who knows the answer may be back at once
-        # Outside the scope: a client is refused once, whatever else ends meanwhile.
         ways_out.told = refused.error
+        # Outside the scope: a client is refused once, whatever else ends meanwhile.
         if stream is not None:
             ways_out.allow(deadline)
             await _refuse(stream, handshake, refused.response, ways_out.refusal)
@@ -174,7 +174,7 @@ async def turn_away(
 
 
 class WaysOut:
-    """The scopes of an opening handshake, by which a server that closes sends its client away."""
+    """How a server that closes sends a client away that is in the opening handshake."""
 
     def __init__(self) -> None:
         self.handshake = CancelScope()  # cancelled: the client gets 503

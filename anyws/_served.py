@@ -116,7 +116,7 @@ class Served:
 
     async def _serve(self, accepted: Accepted) -> None:
         service = self._service
-        # Not every stream knows it once it is closed.
+        # Not every stream knows its peer once it is closed.
         peer = peer_of(accepted.remote_address)
         ways_out = self._ways_out
         assert ways_out is not None
@@ -131,6 +131,9 @@ class Served:
         except (HandshakeError, *STREAM_ERRORS) as error:
             self._note_refused(peer, error)
             return
+        except Exception as error:
+            self._note_refused(peer, ways_out.told or error)
+            raise
         except BaseException:
             # The server had no more time for it, mostly: its client may have the answer, and be
             # about to leave.
@@ -138,6 +141,7 @@ class Served:
             raise
         finally:
             self._ways_out = None
+            del ways_out  # the connection may be a long one
         websocket = connection.websocket()
         handler = service.handlers.handler(websocket.request, websocket.subprotocol)
         service.tally.accepted += 1

@@ -97,9 +97,10 @@ async def serve(
 
     :param handle_signals: take over SIGTERM and SIGINT while this runs. The first to come ends it
         as `Server.aclose` does, with ``Config.drain_timeout`` for the handlers, and then this
-        function returns; another one, later than a quarter of a second, cuts off whoever is left.
-        Only one function of a program can have the signals, and only in its main thread. On
-        asyncio on Windows there are none to be had: there Ctrl-C cancels the program
+        function returns; another one, more than a quarter of a second after the event loop has
+        learned of that, cuts off whoever is left. Only one function of a program can have the
+        signals, and only in its main thread. On asyncio on Windows there are none to be had: there
+        Ctrl-C cancels the program
     :param task_status: for ``await task_group.start(serve, ...)``, which returns the `Server`
         once it listens
     :raises RuntimeError: ``handle_signals`` outside the main thread, or while another server

@@ -12,6 +12,7 @@ from anyio.abc import Listener, TaskGroup
 
 import anyws
 from anyws import Config, WebSocket
+from anyws.testing import memory_stream_pair
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -109,6 +110,31 @@ class OddListener(Listener[Any]):
 
 def fail() -> None:
     raise OSError("odd")
+
+
+async def test_a_stream_that_fails_in_its_own_way_is_told_of_as_what_it_was(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mistake of the program's, and no matter of time."""
+
+    async def receive(max_bytes: int = 65536) -> bytes:
+        raise KeyError("odd")
+
+    caplog.set_level(logging.INFO)
+    _, stream = memory_stream_pair()
+    monkeypatch.setattr(stream, "receive", receive)
+
+    class OneStream(OddListener):
+        async def serve(self, handler: Any, task_group: TaskGroup | None = None) -> None:
+            await handler(stream)
+
+    async with anyws.open_server(fail_or_echo, listeners=[OneStream()], config=QUICK) as server:
+        with anyio.fail_after(10):
+            while not server.totals.refused:
+                await anyio.sleep(0.01)
+        await anyio.wait_all_tasks_blocked()
+    assert "a stream: no WebSocket: 'odd'" in caplog.messages
+    assert "anyws failed while serving a client" in caplog.messages
 
 
 async def test_a_listener_that_ends_is_not_asked_again(caplog: pytest.LogCaptureFixture) -> None:

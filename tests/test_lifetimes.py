@@ -94,6 +94,8 @@ async def test_what_is_alive_is_counted() -> None:
                 "StreamTransport._run_attendant",
             ):
                 assert alive[kind.replace("anyws._websocket.", "anyws.")] == 2, kind
+            # The opening handshake is over.
+            assert alive["anyws._accept.WaysOut"] == 0
             watched = len(cycles._watched)
             cycles.watch(ws)
             assert len(cycles._watched) == watched + 1

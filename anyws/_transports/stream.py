@@ -334,12 +334,14 @@ class StreamTransport(Transport):
         self._liveness.judge(current_time())
 
     async def _let_others_run(self) -> None:
-        """Wait for a few turns of the event loop, no longer.
+        """Wait for a few turns of the event loop, no longer, if there is anything to wait for.
 
         Where the program kept it busy, time has passed and nothing was done in it: a read may have
         something already, and our Close may not have been written.
         """
         for _ in range(_FEW_TURNS):
+            if not (self._inline_reading or self._is_writing or self._writer.owes):
+                break
             await checkpoint()
 
     # --- Time ---

@@ -86,7 +86,7 @@ class Workers:
         try:
             threading.Thread(target=self._work, name="anyws listeners", daemon=True).start()
         except RuntimeError:
-            # The system has no more threads; the watch, if there is one yet, tries again.
+            # The system has no more threads; the watch, if there still is one, tries again.
             self._number -= 1
 
     def _work(self) -> None:
