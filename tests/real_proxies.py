@@ -18,7 +18,7 @@ import shutil
 import socket
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 REQUIRED = os.environ.get("ANYWS_REQUIRE_PROXIES", "0") not in ("", "0")
-# Seconds that one may take until it listens.
+# Seconds that one may take until it listens, or has ended.
 GUARD = 15
 # Debian has servers where only root's PATH looks.
 _PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
@@ -61,8 +61,19 @@ def listening(port: int, *arguments: str, folder: Path) -> Iterator[int]:
                 time.sleep(0.02)
             yield port
         finally:
-            process.terminate()
-            process.wait(GUARD)
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask it to end, more than once: some look for that before they wait, and not after."""
+    for _ in range(GUARD):
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(1)
+            return
+    process.kill()
+    process.wait()
+    raise AssertionError(f"{process.args} does not end")
 
 
 def _is_open(port: int) -> bool:
