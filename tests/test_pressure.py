@@ -157,7 +157,7 @@ async def test_a_peer_that_sends_without_pause_does_not_starve_the_others(agains
             seen = 0
             while not done:
                 await anyio.lowlevel.checkpoint()
-                now = ws._protocol.lane_frames
+                now = ws._protocol.lane_frames + ws._protocol.engine_frames
                 steps.append(now - seen)
                 seen = now
 
