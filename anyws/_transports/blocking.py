@@ -263,7 +263,8 @@ class BlockingTransport:
             self.lock.release()
             return call(*args, **kwargs)
         finally:
-            # Another thread may have it: then an interrupt may come before we do.
+            # Another thread may have it, and an interrupt come while we wait. It may come at the
+            # start of `_acquire`, too: that is not what we begin with.
             try:
                 held.extend(map(self.lock.acquire, _AND_WAIT))
             finally:

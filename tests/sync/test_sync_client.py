@@ -14,6 +14,7 @@ import anyio
 import pytest
 from bars import raw
 from bars.peers import CLOSE, TEXT, authority, client_tls
+from faces import plain
 from frames import close_frame, frame
 from streams import request_bytes
 from sync.peers import QUICK, client_of_peer, connect, connected, served
@@ -42,16 +43,8 @@ def echo(ws: WebSocket) -> None:
 @contextmanager
 def answered_by(serve: Callable[[socket.socket], object]) -> Iterator[str]:
     """Give the URL of a server that does this with its one client's socket, and hangs up."""
-    with raw.listen() as listening:
-
-        def accept() -> None:
-            with raw.accept(listening) as sock:
-                serve(sock)
-
-        thread = threading.Thread(target=accept)
-        thread.start()
-        yield f"ws://{raw.HOST}:{listening.getsockname()[1]}/"
-        thread.join()
+    with plain.answered_by(serve) as authority:
+        yield f"ws://{authority}/"
 
 
 def saying(answer: bytes) -> Callable[[socket.socket], None]:
@@ -60,14 +53,6 @@ def saying(answer: bytes) -> Callable[[socket.socket], None]:
         sock.sendall(answer)
 
     return serve
-
-
-def until_it_leaves(sock: socket.socket) -> None:
-    try:
-        while sock.recv(4096):
-            pass
-    except ConnectionError:
-        pass
 
 
 def opened(url: str, **options: object) -> None:
@@ -215,7 +200,7 @@ def test_a_refusal_tells_status_headers_and_body() -> None:
 def test_a_refusal_whose_body_does_not_end_is_a_refusal_all_the_same() -> None:
     def serve(sock: socket.socket) -> None:
         saying(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 50\r\n\r\nno, a")(sock)
-        until_it_leaves(sock)
+        plain.until_it_leaves(sock)
 
     with answered_by(serve) as url:
         with pytest.raises(anyws.HandshakeRejected) as caught:
@@ -261,7 +246,7 @@ def test_a_server_that_resets_the_connection_has_lost_it() -> None:
 
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
 def test_a_server_that_never_answers_has_as_long_as_it_was_given(scheme: str) -> None:
-    with answered_by(until_it_leaves) as url:
+    with answered_by(plain.until_it_leaves) as url:
         began = time.monotonic()
         with pytest.raises(anyws.HandshakeTimeout, match=r"not over after 0\.3 s") as caught:
             opened(url.replace("ws:", f"{scheme}:"), config=SHORT)

@@ -458,11 +458,13 @@ def test_an_interrupt_while_another_thread_has_the_lock_leaves_it_to_that(
         monkeypatch.setattr(stream_of(ws), "fetch", fetch)
         thread = threading.Thread(target=hold, args=[ws._transport.lock])
         thread.start()
-        for at in sweep:
-            sweep.interrupt(at, lambda: ws.receive(0.001))
-        is_over = True
-        wanted.release()
-        thread.join()
+        try:
+            for at in sweep:
+                sweep.interrupt(at, lambda: ws.receive(0.001))
+        finally:
+            is_over = True
+            wanted.release()
+            thread.join()
         assert is_at_rest(ws)
     assert len(kept) > 5
     assert all(kept)
