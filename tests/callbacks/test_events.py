@@ -181,12 +181,13 @@ def test_close_waits_for_what_a_slow_peer_has_not_taken_yet():
 
 
 def test_a_peer_that_takes_nothing_is_cut_when_the_time_for_closing_is_over():
-    config = Config(close_timeout=0.3, compression=None)
+    config = Config(close_timeout=1, compression=None)
     with peered() as (url, peer), opened(url, peer=peer, config=config) as (client, heard):
         peer.wait()
         client.send(bytes(8_000_000))
         client.send(bytes(8_000_000))
         client.close()
+        assert client.status is Status.CLOSING
         end = heard.wait_for_end()
         assert not end.clean
         assert client.pending_bytes == 0
